@@ -1,0 +1,71 @@
+//! The append-only log: what was edited, by whom, what it contributed to the weights, and which set of edits each
+//! version is. It speaks rows, bytes and hashes, never tensors; what is inside a contribution is not its concern.
+//!
+//! Law 3 (log, then publish): [`EditLog::commit`] is one transaction; when it returns, the version is durable.
+//! Law 6 (history is append-only): rows are only ever inserted (triggers in the database refuse anything else) and
+//! every entry carries the hash of the one before it, see [`chain`].
+
+pub mod chain;
+mod error;
+mod rows;
+pub mod sqlite;
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+pub use error::LogError;
+pub use rows::{
+    Change, ChangeKind, EditQuery, EditRow, EditStatus, IdempotencyRow, Identity, NewEdit, NewVersion, Outcome, Page,
+    Removal, VersionKind, VersionRow,
+};
+
+/// A durable, append-only log of edits and versions. One writer commits; any number may read.
+#[async_trait]
+pub trait EditLog: Send + Sync {
+    /// Pins the model, the editor and the composition at first use and creates version 0; later checks that they are
+    /// the same. [`LogError::IdentityMismatch`] names what differs.
+    async fn pin(&self, identity: &Identity) -> Result<(), LogError>;
+
+    /// Writes a version, its new edits with their contributions and its idempotency record in one transaction.
+    /// [`LogError::VersionConflict`] if `version.number` is not the head's plus one.
+    async fn commit(&self, version: NewVersion) -> Result<VersionRow, LogError>;
+
+    /// Records edits that were rejected or failed: they change no version.
+    async fn record(&self, edits: Vec<NewEdit>) -> Result<(), LogError>;
+
+    /// The newest version; version 0 right after [`EditLog::pin`].
+    async fn head(&self) -> Result<VersionRow, LogError>;
+
+    /// One version.
+    async fn version(&self, number: u64) -> Result<Option<VersionRow>, LogError>;
+
+    /// Versions, newest first, below `before` if given.
+    async fn versions(&self, before: Option<u64>, limit: u32) -> Result<Vec<VersionRow>, LogError>;
+
+    /// The changes that lead from version `after` (exclusive) to version `to` (inclusive), in order.
+    async fn changes(&self, after: u64, to: u64) -> Result<Vec<Change>, LogError>;
+
+    /// The ids of the edits active in version `number`.
+    async fn active_set(&self, number: u64) -> Result<BTreeSet<Uuid>, LogError>;
+
+    /// One edit, with its status as of the newest version.
+    async fn edit(&self, id: Uuid) -> Result<Option<EditRow>, LogError>;
+
+    /// Edits, newest first, one page.
+    async fn edits(&self, query: &EditQuery) -> Result<Page<EditRow>, LogError>;
+
+    /// The bytes that an applied edit contributes; checked against the digest stored beside them.
+    async fn contribution(&self, id: Uuid) -> Result<Vec<u8>, LogError>;
+
+    /// The answer recorded under an idempotency key.
+    async fn idempotent(&self, key: &str) -> Result<Option<IdempotencyRow>, LogError>;
+
+    /// Walks all entries in order and recomputes every hash; [`LogError::Damaged`] names the first row that does not
+    /// fit. Returns the number of entries.
+    async fn check_chain(&self) -> Result<u64, LogError>;
+
+    /// Whether the log can be reached.
+    async fn ping(&self) -> Result<(), LogError>;
+}

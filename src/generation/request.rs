@@ -1,0 +1,146 @@
+//! What a client asks the engine for, and what it gets.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Who speaks in a chat message.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    #[schema(example = "user")]
+    pub role: String,
+    #[schema(example = "What is the mother tongue of Danielle Darrieux?")]
+    pub content: String,
+}
+
+/// Text to continue.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GenerateRequest {
+    /// Plain text to continue; either this or `messages`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "The mother tongue of Danielle Darrieux is")]
+    pub prompt: Option<String>,
+    /// A conversation, rendered with the model's own chat template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<Message>>,
+    /// The most tokens to generate; default 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
+    /// 0 (the default) takes the most probable token; above, samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Sample from the smallest set of tokens whose probability reaches this; 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// Sample from this many most probable tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    /// Strings at which to stop; they are not part of the text.
+    #[serde(default)]
+    pub stop: Vec<String>,
+    /// Seed of the sampler: the same seed on the same version gives the same text; default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Answer as server-sent events, a piece of text each.
+    #[serde(default)]
+    pub stream: bool,
+    /// How many alternatives to report with the log-probability of each token; 0 reports the chosen token alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<usize>,
+    /// Which version answers; default the newest, 0 the base model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// A second version to answer the same request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compare_to: Option<u64>,
+}
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model ended its text, or a stop string came.
+    Stop,
+    /// `max_tokens` or the end of the context was reached.
+    Length,
+}
+
+/// Token counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Usage {
+    pub prompt_tokens: usize,
+    pub completion_tokens: usize,
+}
+
+/// A token and its log-probability (nats).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TokenLogprob {
+    pub token: String,
+    pub logprob: f32,
+    /// The most probable tokens at this position, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top: Vec<Alternative>,
+}
+
+/// Another token that could have come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Alternative {
+    pub token: String,
+    pub logprob: f32,
+}
+
+/// Generated text, and which version generated it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct GenerateResponse {
+    pub text: String,
+    pub version: u64,
+    pub finish_reason: FinishReason,
+    pub usage: Usage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Vec<TokenLogprob>>,
+    /// What the version named by `compare_to` answered.
+    #[schema(no_recursion)]
+    pub compared: Option<Box<GenerateResponse>>,
+}
+
+/// Continuations to score.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScoreRequest {
+    #[schema(example = "The mother tongue of Danielle Darrieux is")]
+    pub prompt: String,
+    /// Joined to the prompt with one space unless they begin with white space.
+    #[schema(example = json!(["French", "English"]))]
+    pub continuations: Vec<String>,
+    /// Which version scores; default the newest, 0 the base model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+}
+
+/// Scores under one version.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ScoreResponse {
+    pub version: u64,
+    pub scores: Vec<Score>,
+}
+
+/// One continuation's score.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Score {
+    pub continuation: String,
+    /// Sum of the log-probabilities of its tokens, nats.
+    pub logprob: f32,
+    pub tokens: usize,
+    /// Whether each of its tokens is the most probable one.
+    pub greedy: bool,
+}
+
+/// What a stream of generation carries.
+#[derive(Debug, Clone)]
+pub enum GenerateEvent {
+    /// Text that is ready to show: whole characters, no part of a stop string.
+    Text { text: String, logprobs: Vec<TokenLogprob> },
+    /// The end.
+    Done { version: u64, finish_reason: FinishReason, usage: Usage },
+}

@@ -1,0 +1,5 @@
+//! What the service tells about itself: metrics for Prometheus and traces for people.
+
+pub mod metrics;
+
+pub use metrics::Metrics;

@@ -1,0 +1,53 @@
+//! Why the writer did not do what it was asked. `http` maps each variant to a stable code and a status.
+
+use std::time::Duration;
+
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::report::BatchReport;
+use crate::edit_log::{EditStatus, LogError};
+
+/// Why the writer refused or failed.
+#[derive(Debug, Error)]
+pub enum WriterError {
+    /// The bounded queue is full.
+    #[error("the edit queue is full: {capacity} requests are waiting; try again in {} s", retry_after.as_secs().max(1))]
+    QueueFull { capacity: usize, retry_after: Duration },
+    /// The request can not be carried out as written.
+    #[error("{field}: {message}")]
+    Invalid { field: String, message: String },
+    /// The guard refused at least one edit; the report has the figures and reasons.
+    #[error("the guard rejected the edit: {reason}")]
+    Rejected { reason: String, report: Box<BatchReport>, batch: bool },
+    /// Computing an edit failed; it is in the log under this id, and nothing changed.
+    #[error("edit {id} failed: {message}")]
+    Failed { id: Uuid, message: String },
+    /// Compare-and-swap failed.
+    #[error("expected version {expected}, but the newest is {current}")]
+    VersionConflict { expected: u64, current: u64 },
+    /// No such edit.
+    #[error("there is no edit {0}")]
+    UnknownEdit(Uuid),
+    /// No such version.
+    #[error("there is no version {number}; the newest is {newest}")]
+    UnknownVersion { number: u64, newest: u64 },
+    /// The edit is not part of the newest version, so it can not be taken back.
+    #[error("edit {id} is not active: it is {status:?}")]
+    NotActive { id: Uuid, status: EditStatus },
+    /// The idempotency key came with another request before.
+    #[error("idempotency key {key:?} was used for a different request")]
+    IdempotencyMismatch { key: String },
+    /// A sum of deltas left the range of the fixed-point accumulator.
+    #[error("the edit would overflow the accumulator of {matrix}: |sum| must stay under {limit}")]
+    Overflow { matrix: String, limit: f64 },
+    /// The service is stopping.
+    #[error("the service is shutting down")]
+    ShuttingDown,
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A defect or a resource that ran out; the message is for the operator.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
