@@ -133,9 +133,10 @@ fn strftime_now(format: &str) -> Result<String, Error> {
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=...)`.
+#[expect(clippy::needless_pass_by_value, reason = "minijinja hands keyword arguments over by value")]
 fn tojson(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
     let indent: Option<Value> = kwargs.get("indent")?;
-    let indent = indent.filter(|v| v.kind() != ValueKind::None).map(|v| usize::try_from(v)).transpose()?;
+    let indent = indent.filter(|v| v.kind() != ValueKind::None).map(usize::try_from).transpose()?;
     let failed = |e: serde_json::Error| Error::new(ErrorKind::BadSerialization, e.to_string());
     let mut json = Vec::new();
     match indent {

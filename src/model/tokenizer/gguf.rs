@@ -69,7 +69,7 @@ fn build_bpe(tokens: &[&str], merges: Merges, pre_tokenizer: &PreTokenizer) -> R
         .ignore_merges(pre_tokenizer.ignore_merges)
         .vocab_and_merges(vocab, merges)
         .build()
-        .map_err(|e| malformed("tokenizer.ggml.merges", e))
+        .map_err(|e| malformed("tokenizer.ggml.merges", e.to_string()))
 }
 
 /// Tokens found in text as spelled: unknown, control and user-defined ones.
@@ -110,20 +110,20 @@ impl<'a> Metadata<'a> {
     }
 
     fn string(&self, key: &str) -> Result<&'a str, ModelError> {
-        self.required(key)?.to_string().map(String::as_str).map_err(|e| malformed(key, e))
+        self.required(key)?.to_string().map(String::as_str).map_err(|e| malformed(key, e.to_string()))
     }
 
     fn array(&self, key: &str) -> Result<&'a [Value], ModelError> {
-        self.required(key)?.to_vec().map(Vec::as_slice).map_err(|e| malformed(key, e))
+        self.required(key)?.to_vec().map(Vec::as_slice).map_err(|e| malformed(key, e.to_string()))
     }
 
     fn strings(&self, key: &str) -> Result<Vec<&'a str>, ModelError> {
-        let entry = |value: &'a Value| value.to_string().map(String::as_str).map_err(|e| malformed(key, e));
+        let entry = |value: &'a Value| value.to_string().map(String::as_str).map_err(|e| malformed(key, e.to_string()));
         self.array(key)?.iter().map(entry).collect()
     }
 
     fn flag(&self, key: &str) -> Result<Option<bool>, ModelError> {
-        self.get(key).map(|value| value.to_bool().map_err(|e| malformed(key, e))).transpose()
+        self.get(key).map(|value| value.to_bool().map_err(|e| malformed(key, e.to_string()))).transpose()
     }
 
     /// A token id that must lie in a vocabulary of `size`.
@@ -186,8 +186,8 @@ fn integer(value: &Value) -> Option<i64> {
     }
 }
 
-fn malformed(key: &str, why: impl ToString) -> ModelError {
-    ModelError::Malformed { file: format!("the GGUF metadata's {key}"), why: why.to_string() }
+fn malformed(key: &str, why: String) -> ModelError {
+    ModelError::Malformed { file: format!("the GGUF metadata's {key}"), why }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The real model's tokenizer against what llama.cpp gave for the same file, and over running text.
 
-use std::{env, path::PathBuf};
+use std::{env, path::Path};
 
 use proptest::{prelude::*, test_runner::TestRunner};
 use serde::Deserialize;
@@ -24,7 +24,7 @@ fn tokenizer() -> Option<Tokenizer> {
 fn golden_token_ids_equal_llama_cpps() {
     let Some(tokenizer) = tokenizer() else { return };
     let lines = match env::var_os("AMEND_GOLDEN_TOKENS") {
-        Some(path) => read_or_skip(PathBuf::from(path)),
+        Some(path) => read_or_skip(Path::new(&path)),
         None => shared("golden/smollm2_tokens.jsonl"),
     };
     let Some(lines) = lines else { return };

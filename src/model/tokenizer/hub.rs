@@ -1,15 +1,11 @@
-//! A tokenizer from a Hugging Face folder: `tokenizer.json`, with `tokenizer_config.json`, `generation_config.json` and
-//! `config.json` for what it does not say (BOS and EOS).
+//! A tokenizer from a Hugging Face folder: what `tokenizer.json` describes, run by the `tokenizers` crate.
 
-use std::{collections::BTreeSet, fs, io, path::Path};
+use std::{fs, io, path::Path};
 
 use serde_json::Value;
 use tokenizers::Tokenizer as Pipeline;
 
-use super::{
-    END_TOKENS, Encoder, Tokenizer,
-    vocabulary::{Vocabulary, byte_token, from_alphabet},
-};
+use super::{Encoder, Tokenizer, hub_config::Configs, spelling::Spelling};
 use crate::model::ModelError;
 
 /// Runs a `tokenizer.json`.
@@ -51,7 +47,7 @@ impl Tokenizer {
         let bos = config.token(&pipeline, "bos_token");
         let eos = config.token(&pipeline, "eos_token");
         Ok(Self {
-            vocabulary: vocabulary(&pipeline, &spelling),
+            vocabulary: spelling.vocabulary(&pipeline)?,
             bos,
             eos,
             add_bos: bos.is_some() && config.adds_bos(&pipeline, bos)?,
@@ -122,121 +118,6 @@ fn drop_prefix_space(step: &mut Value) -> bool {
         _ => {}
     }
     changed
-}
-
-/// How tokens spell bytes, from the decoder's description.
-#[derive(Default)]
-struct Spelling {
-    byte_level: bool,
-    /// What stands for a space.
-    space: Option<String>,
-    byte_fallback: bool,
-    strips_space: bool,
-}
-
-impl Spelling {
-    fn of(decoder: &Value) -> Result<Self, ModelError> {
-        let mut spelling = Self::default();
-        spelling.add(decoder)?;
-        Ok(spelling)
-    }
-
-    fn add(&mut self, step: &Value) -> Result<(), ModelError> {
-        match step["type"].as_str() {
-            Some("Sequence") => return step["decoders"].as_array().into_iter().flatten().try_for_each(|s| self.add(s)),
-            Some("ByteLevel") => self.byte_level = true,
-            Some("ByteFallback") => self.byte_fallback = true,
-            Some("Fuse") => {}
-            Some("Metaspace") => {
-                self.space = Some(step["replacement"].as_str().unwrap_or("▁").to_owned());
-                self.strips_space = step["prepend_scheme"] != "never" && step["add_prefix_space"] != false;
-            }
-            Some("Replace") if step["content"] == " " && step["pattern"]["String"].is_string() => {
-                self.space = step["pattern"]["String"].as_str().map(str::to_owned);
-            }
-            Some("Strip") if step["content"] == " " && step["stop"] == 0 => self.strips_space = step["start"] == 1,
-            name => {
-                let name = name.unwrap_or("none").to_owned();
-                return Err(ModelError::Unsupported { what: "tokenizer decoder", name, hint: String::new() });
-            }
-        }
-        Ok(())
-    }
-
-    fn bytes(&self, token: &str) -> Vec<u8> {
-        if let Some(byte) = byte_token(token).filter(|_| self.byte_fallback) {
-            return vec![byte];
-        }
-        match &self.space {
-            Some(space) => token.replace(space, " ").into_bytes(),
-            None if self.byte_level => from_alphabet(token),
-            None => token.as_bytes().to_vec(),
-        }
-    }
-}
-
-fn vocabulary(pipeline: &Pipeline, spelling: &Spelling) -> Vocabulary {
-    let added = pipeline.get_added_tokens_decoder();
-    let last = pipeline.get_vocab(true).into_values().max();
-    let mut vocabulary = Vocabulary::default();
-    for id in last.map_or(0..0, |last| 0..last + 1) {
-        match (added.get(&id), pipeline.id_to_token(id)) {
-            (Some(token), _) => vocabulary.push(token.content.as_bytes(), token.special),
-            (None, Some(token)) => vocabulary.push(&spelling.bytes(&token), false),
-            (None, None) => vocabulary.push(b"", true),
-        }
-    }
-    vocabulary
-}
-
-/// The files beside `tokenizer.json`; JSON null where one is absent.
-struct Configs {
-    tokenizer: Value,
-    generation: Value,
-    model: Value,
-}
-
-impl Configs {
-    fn read(folder: &Path) -> Result<Self, ModelError> {
-        let read = |name| Ok::<_, ModelError>(read_json(folder, name)?.unwrap_or_default());
-        Ok(Self {
-            tokenizer: read("tokenizer_config.json")?,
-            generation: read("generation_config.json")?,
-            model: read("config.json")?,
-        })
-    }
-
-    /// The id of `bos_token` or `eos_token`: as spelled in the tokenizer's own configuration, else the first id that the
-    /// model's give.
-    fn token(&self, pipeline: &Pipeline, name: &str) -> Option<u32> {
-        let spelled = &self.tokenizer[name];
-        let spelled = spelled.as_str().or_else(|| spelled["content"].as_str());
-        spelled
-            .and_then(|token| pipeline.token_to_id(token))
-            .or_else(|| self.ids(&format!("{name}_id")).into_iter().find(|&id| pipeline.id_to_token(id).is_some()))
-    }
-
-    /// The ids under `key` (a number or a list) in the generation's and the model's configuration.
-    fn ids(&self, key: &str) -> Vec<u32> {
-        let values = [&self.generation[key], &self.model[key]];
-        let values = values.into_iter().flat_map(|v| v.as_array().map_or(std::slice::from_ref(v), Vec::as_slice));
-        values.filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()).collect()
-    }
-
-    fn ends(&self, pipeline: &Pipeline, eos: Option<u32>) -> BTreeSet<u32> {
-        let added = pipeline.get_added_tokens_decoder();
-        let known = added.iter().filter(|(_, token)| token.special && END_TOKENS.contains(&token.content.as_str()));
-        known.map(|(&id, _)| id).chain(eos).chain(self.ids("eos_token_id")).collect()
-    }
-
-    /// Whether prompts begin with `bos`: as configured, else as the pipeline's post-processor does.
-    fn adds_bos(&self, pipeline: &Pipeline, bos: Option<u32>) -> Result<bool, ModelError> {
-        if let Some(adds) = self.tokenizer["add_bos_token"].as_bool() {
-            return Ok(adds);
-        }
-        let empty = pipeline.encode_fast("", true).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
-        Ok(empty.get_ids().first().copied() == bos)
-    }
 }
 
 #[cfg(test)]
@@ -375,6 +256,10 @@ mod tests {
         let broken = folder(&[("tokenizer.json", json!([1]))]);
         let error = Tokenizer::from_folder(broken.path()).unwrap_err().to_string();
         assert!(error.starts_with("tokenizer.json is malformed"), "{error}");
+        let mut high = byte_level();
+        high["model"]["vocab"]["z"] = u32::MAX.into();
+        let error = Tokenizer::from_folder(folder(&[("tokenizer.json", high)]).path()).unwrap_err().to_string();
+        assert!(error.contains("4294967295"), "{error}");
         let mut word_piece = byte_level();
         word_piece["decoder"] = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
         let error = Tokenizer::from_folder(folder(&[("tokenizer.json", word_piece)]).path()).unwrap_err().to_string();

@@ -8,7 +8,9 @@
 mod byte_level;
 mod gguf;
 mod hub;
+mod hub_config;
 mod pre_tokenizer;
+mod spelling;
 mod stream;
 mod vocabulary;
 

@@ -1,6 +1,11 @@
 //! What the tests of this room share: a GGUF vocabulary of eight tokens, and the real model's file where there is one.
 
-use std::{collections::HashMap, env, fs::File, path::PathBuf};
+use std::{
+    collections::HashMap,
+    env,
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use candle_core::quantized::gguf_file::{Content, Value, VersionedMagic};
 
@@ -44,12 +49,12 @@ fn cached_model() -> Option<PathBuf> {
 /// A file of `../shared`; none, with a message, where it is absent.
 pub(crate) fn shared(path: &str) -> Option<String> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared").join(path);
-    read_or_skip(path)
+    read_or_skip(&path)
 }
 
 /// A text file; none, with a message, where it is absent.
-pub(crate) fn read_or_skip(path: PathBuf) -> Option<String> {
-    let text = std::fs::read_to_string(&path);
+pub(crate) fn read_or_skip(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path);
     if text.is_err() {
         println!("skipped: can not read {}", path.display());
     }
