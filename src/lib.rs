@@ -20,7 +20,10 @@
 //! things) and [`cli`] (the commands).
 
 pub mod digest;
+<<<<<<< HEAD
 pub mod editor;
+=======
+>>>>>>> tokenizer
 pub mod model;
 pub mod telemetry;
 pub mod training;
