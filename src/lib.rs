@@ -20,10 +20,7 @@
 //! things) and [`cli`] (the commands).
 
 pub mod digest;
-<<<<<<< HEAD
 pub mod editor;
-=======
->>>>>>> tokenizer
 pub mod model;
 pub mod telemetry;
 pub mod training;
