@@ -19,5 +19,10 @@
 //! Beside them stand [`config`] (options from flags, environment and file), [`digest`] (the 32-byte hash that names
 //! things) and [`cli`] (the commands).
 
+pub mod cli;
+pub mod config;
 pub mod digest;
+pub mod edit_log;
+pub mod generation;
 pub mod telemetry;
+pub mod writer;
