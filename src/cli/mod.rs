@@ -108,4 +108,6 @@ pub fn print(text: &str) -> io::Result<()> {
 }
 
 #[cfg(test)]
+mod options;
+#[cfg(test)]
 mod tests;

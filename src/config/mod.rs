@@ -74,6 +74,3 @@ fn name_file(error: clap::Error, file: &ConfigFile, command: &mut clap::Command)
     let message = message.trim_start_matches("error: ").split("\n\nFor more information").next().unwrap_or_default();
     command.error(error.kind(), format!("{message}\n\nThe value stands in {}.", file.path().display()))
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,11 +1,14 @@
-//! The rules of options, over the program's real commands.
+//! Tests of the rules that every option of every command keeps.
 
 use std::{ffi::OsString, io::Write, process::Command as Process};
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
 
-use super::file::{ConfigFile, configurable, key_of};
-use crate::cli::{self, Cli};
+use super::{Cli, Command as Chosen};
+use crate::config::{
+    ServeArgs,
+    file::{ConfigFile, configurable, key_of},
+};
 
 /// Options that `serve` can not do without.
 const REQUIRED: [&str; 4] = ["--model", "m.gguf", "--editor", "e"];
@@ -27,9 +30,9 @@ fn with_file(text: &str, args: &[&str]) -> Result<Cli, String> {
     parse(&[args, &["--config", path]].concat()).map_err(|error| error.to_string().replace(path, "FILE"))
 }
 
-fn serve(cli: Cli) -> super::ServeArgs {
+fn serve(cli: Cli) -> ServeArgs {
     match cli.command {
-        cli::Command::Serve(args) => *args,
+        Chosen::Serve(args) => *args,
         other => panic!("not serve: {other:?}"),
     }
 }
@@ -123,17 +126,17 @@ fn the_file_satisfies_required_options_and_its_tables_win_over_its_top() {
     assert_eq!(args.model.model.to_str(), Some("top.gguf"));
     assert_eq!(args.model.compute.threads(), 2);
     assert_eq!(args.writer.guard_max_kl, 0.25);
-    let cli::Command::Verify(args) = with_file(text, &["verify"]).unwrap().command else { panic!("not verify") };
+    let Chosen::Verify(args) = with_file(text, &["verify"]).unwrap().command else { panic!("not verify") };
     assert_eq!(args.model.compute.threads(), 3);
 }
 
 #[test]
 fn arrays_stand_for_repeated_options_and_truth_for_flags() {
     let text = "[train]\nmodel = 'm'\ndata = ['a.json', 'b.json']\nvalidation = 'v'\nout = 'o'\nresume = true\n";
-    let cli::Command::Train(args) = with_file(text, &["train"]).unwrap().command else { panic!("not train") };
+    let Chosen::Train(args) = with_file(text, &["train"]).unwrap().command else { panic!("not train") };
     assert_eq!(args.files.data.len(), 2);
     assert!(args.files.resume);
-    let cli::Command::Train(args) = with_file(text, &["train", "--data", "c.json"]).unwrap().command else {
+    let Chosen::Train(args) = with_file(text, &["train", "--data", "c.json"]).unwrap().command else {
         panic!("not train")
     };
     assert_eq!(args.files.data, [std::path::PathBuf::from("c.json")]);
@@ -191,7 +194,7 @@ fn a_flag_goes_before_the_environment_before_the_file_before_the_default() {
     let capacity = |file: &tempfile::NamedTempFile, env: Option<&str>, flag: Option<&str>| {
         // The environment of a process can not be changed safely while its threads run, hence another process.
         let mut child = Process::new(std::env::current_exe().unwrap());
-        child.args(["--exact", "config::tests::prints_the_queue_capacity", "--ignored", "--nocapture"]);
+        child.args(["--exact", "cli::options::prints_the_queue_capacity", "--ignored", "--nocapture"]);
         child.env("TEST_FILE", file.path()).env_remove("AMEND_QUEUE_CAPACITY").env_remove("TEST_FLAG");
         child.envs(env.map(|value| ("AMEND_QUEUE_CAPACITY", value)));
         child.envs(flag.map(|value| ("TEST_FLAG", value)));
