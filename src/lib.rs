@@ -20,4 +20,5 @@
 //! things) and [`cli`] (the commands).
 
 pub mod digest;
+pub mod edit_log;
 pub mod telemetry;
