@@ -1,17 +1,15 @@
-//! `amend edits` and `amend versions`: reading the log, which needs no model and works beside a running server.
+//! Options of `amend edits` and `amend versions`.
 
 use std::num::NonZeroU32;
 
-use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Output, table};
+use super::Output;
 use crate::{
     config::{DatabaseArgs, PlaceArgs},
-    edit_log::{EditLog, EditQuery, EditRow, EditStatus, VersionRow},
+    edit_log::{EditQuery, EditStatus},
 };
 
 /// What to do with edits.
@@ -149,74 +147,4 @@ impl ListArgs {
             limit: self.page.limit.get(),
         }
     }
-}
-
-/// `amend edits list`, as it is printed.
-pub async fn list(log: &dyn EditLog, args: &ListArgs) -> anyhow::Result<String> {
-    let page = log.edits(&args.query()).await?;
-    match args.page.print.output {
-        Output::Json => {
-            let edits: Vec<Value> = page.items.iter().map(edit_json).collect();
-            Ok(serde_json::to_string_pretty(&json!({"edits": edits, "next": page.next}))?)
-        }
-        Output::Text => Ok(table::edits(&page.items) + &next_page(page.next)),
-    }
-}
-
-/// `amend edits show`, as it is printed.
-pub async fn show(log: &dyn EditLog, args: &ShowArgs) -> anyhow::Result<String> {
-    let edit = log.edit(args.id).await?.with_context(|| format!("there is no edit {}", args.id))?;
-    match args.print.output {
-        Output::Json => Ok(serde_json::to_string_pretty(&edit_json(&edit))?),
-        Output::Text => Ok(table::edit(&edit)),
-    }
-}
-
-/// `amend versions`, as it is printed.
-pub async fn versions(log: &dyn EditLog, args: &VersionsArgs) -> anyhow::Result<String> {
-    let limit = args.page.limit.get();
-    let versions = log.versions(args.page.before, limit).await?;
-    let full = u32::try_from(versions.len()).is_ok_and(|found| found == limit);
-    let next = versions.last().map(|version| version.number).filter(|number| full && *number > 0);
-    match args.page.print.output {
-        Output::Json => {
-            let versions: Vec<Value> = versions.iter().map(version_json).collect();
-            Ok(serde_json::to_string_pretty(&json!({"versions": versions, "next": next}))?)
-        }
-        Output::Text => Ok(table::versions(&versions) + &next_page(next)),
-    }
-}
-
-fn next_page(next: Option<u64>) -> String {
-    next.map(|before| format!("\nmore with --before {before}")).unwrap_or_default()
-}
-
-fn edit_json(edit: &EditRow) -> Value {
-    json!({
-        "id": edit.id,
-        "status": edit.status,
-        "reason": edit.reason,
-        "version": edit.version,
-        "superseded_by": edit.superseded_by,
-        "received_at": edit.received_at,
-        "actor": edit.actor,
-        "prompt": edit.prompt,
-        "target": edit.target,
-        "contribution": edit.contribution,
-        "request": edit.request,
-        "report": edit.report,
-    })
-}
-
-fn version_json(version: &VersionRow) -> Value {
-    json!({
-        "version": version.number,
-        "kind": version.kind,
-        "created_at": version.created_at,
-        "actor": version.actor,
-        "active": version.active,
-        "digest": version.digest,
-        "set_digest": version.set_digest,
-        "entry_hash": version.entry_hash,
-    })
 }

@@ -1,11 +1,12 @@
 //! The commands: what each takes, and those that need no model.
 //!
-//! `main` parses a [`Cli`] and matches on its [`Command`]. What reads the log ([`edits`]) or asks a running server
+//! `main` parses a [`Cli`] and matches on its [`Command`]. What reads the log ([`history`]) or asks a running server
 //! ([`client`]) is here; what needs the model is wired in `app`.
 
 pub mod client;
 pub mod edits;
 pub mod generate;
+pub mod history;
 mod table;
 
 use std::{
