@@ -13,6 +13,8 @@ use crate::{
     writer::VersionReport,
 };
 
+/// The header in which a client names itself.
+const ACTOR: &str = "x-amend-actor";
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long to wait for the answer of a health check.
@@ -50,9 +52,9 @@ impl Client {
         Ok(Self { http, server: server.to_owned() })
     }
 
-    /// `DELETE /edits/{id}`: takes an edit back.
-    pub async fn revert(&self, id: Uuid) -> Result<VersionReport, ClientError> {
-        self.ask(self.http.delete(format!("{}/edits/{id}", self.server))).await
+    /// `DELETE /edits/{id}`: takes an edit back. The log records `actor`, a name of visible ASCII characters.
+    pub async fn revert(&self, id: Uuid, actor: &str) -> Result<VersionReport, ClientError> {
+        self.ask(self.http.delete(format!("{}/edits/{id}", self.server)).header(ACTOR, actor)).await
     }
 
     /// `POST /generate`, not as a stream.
@@ -115,7 +117,12 @@ fn innermost(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use axum::{Json, Router, http, routing};
+    use axum::{
+        Json, Router,
+        extract::Path,
+        http::{self, HeaderMap},
+        routing,
+    };
     use serde_json::json;
 
     use super::*;
@@ -131,7 +138,8 @@ mod tests {
         let routes = Router::new()
             .route(
                 "/edits/{id}",
-                routing::delete(move |axum::extract::Path(id): axum::extract::Path<Uuid>| async move {
+                routing::delete(move |Path(id): Path<Uuid>, headers: HeaderMap| async move {
+                    assert_eq!(headers[ACTOR], "ops");
                     if id.is_nil() { Err((http::StatusCode::CONFLICT, Json(problem))) } else { Ok(Json(version)) }
                 }),
             )
@@ -146,7 +154,7 @@ mod tests {
     #[tokio::test]
     async fn a_good_answer_is_read() {
         let client = Client::new(&server().await).unwrap();
-        assert_eq!(client.revert(Uuid::max()).await.unwrap().version, 3);
+        assert_eq!(client.revert(Uuid::max(), "ops").await.unwrap().version, 3);
         let request: GenerateRequest = serde_json::from_value(json!({"prompt": "a", "version": 2})).unwrap();
         let response = client.generate(&request).await.unwrap();
         assert_eq!((response.text.as_str(), response.version), ("a", 2));
@@ -155,7 +163,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_says_what_the_server_said() {
         let client = Client::new(&server().await).unwrap();
-        let error = client.revert(Uuid::nil()).await.unwrap_err().to_string();
+        let error = client.revert(Uuid::nil(), "ops").await.unwrap_err().to_string();
         assert!(error.ends_with("answered 409: edit is not active (not_active)"), "{error}");
         let error = client.ready().await.unwrap_err().to_string();
         assert!(error.ends_with("answered 503: Service Unavailable"), "{error}");

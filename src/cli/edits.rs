@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Output;
 use crate::{
-    config::{DatabaseArgs, PlaceArgs},
+    config::{DatabaseArgs, PlaceArgs, values},
     edit_log::{EditQuery, EditStatus},
 };
 
@@ -92,8 +92,8 @@ pub struct RevertArgs {
     /// The edit's id
     pub id: Uuid,
 
-    /// Who the log says took it back; without --server only
-    #[arg(long, env = "AMEND_ACTOR", value_name = "NAME", default_value = "cli")]
+    /// Who the log says took it back
+    #[arg(long, env = "AMEND_ACTOR", value_name = "NAME", default_value = "cli", value_parser = values::actor)]
     pub actor: String,
 
     #[command(flatten)]

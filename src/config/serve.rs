@@ -5,7 +5,7 @@ use std::{
     num::{NonZeroU64, NonZeroUsize},
 };
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::{DatabaseArgs, EditorArgs, ModelArgs, values};
 
@@ -23,6 +23,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub writer: WriterArgs,
     #[command(flatten)]
+    pub limits: EditLimitArgs,
+    #[command(flatten)]
     pub engine: EngineArgs,
 }
 
@@ -39,7 +41,7 @@ pub struct HttpArgs {
     pub body_limit: NonZeroUsize,
 
     /// Longest time until the head of an answer, seconds; streams may last longer
-    #[arg(long, env = "AMEND_REQUEST_TIMEOUT", value_name = "SECONDS", default_value = "300")]
+    #[arg(long, env = "AMEND_REQUEST_TIMEOUT", value_name = "SECONDS", default_value = "120")]
     pub request_timeout: NonZeroU64,
 
     /// How long requests may finish after SIGTERM or SIGINT, seconds
@@ -56,8 +58,12 @@ pub struct WriterArgs {
     pub queue_capacity: NonZeroUsize,
 
     /// Most edits whose factors are captured in one pass
-    #[arg(long, env = "AMEND_CAPTURE_BATCH", value_name = "N", default_value = "16")]
+    #[arg(long, env = "AMEND_CAPTURE_BATCH", value_name = "N", default_value = "64")]
     pub capture_batch: NonZeroUsize,
+
+    /// Most tokens in one pass of capture or guard, which bounds their memory
+    #[arg(long, env = "AMEND_PASS_TOKENS", value_name = "N", default_value = "2048")]
+    pub pass_tokens: NonZeroUsize,
 
     /// Least probability per target token after an edit, on its own prompt, 0 to 1; 0 switches the check off
     #[arg(long, env = "AMEND_GUARD_MIN_PROBABILITY", value_name = "P", default_value = "0.5")]
@@ -65,13 +71,47 @@ pub struct WriterArgs {
     pub guard_min_probability: f32,
 
     /// Most KL divergence from before to after that a locality probe of the request may show, nats
-    #[arg(long, env = "AMEND_GUARD_MAX_KL", value_name = "NATS", default_value = "0.5")]
+    #[arg(long, env = "AMEND_GUARD_MAX_KL", value_name = "NATS", default_value = "1")]
     #[arg(value_parser = values::non_negative)]
     pub guard_max_kl: f32,
 
-    /// Versions whose weights stay in memory; older ones are rebuilt from the log when asked for
+    /// Versions, beside the newest and the base, whose weights stay in memory; others are rebuilt when asked for
     #[arg(long, env = "AMEND_RESIDENT_VERSIONS", value_name = "N", default_value = "4")]
-    pub resident_versions: NonZeroUsize,
+    pub resident_versions: usize,
+
+    /// At start, compare the weights of every version with the log, or with false those of the newest alone
+    #[arg(long, env = "AMEND_REPLAY_EVERY_VERSION", value_name = "BOOL", default_value = "true")]
+    #[arg(action = ArgAction::Set)]
+    pub replay_every_version: bool,
+}
+
+/// The largest edit that is taken.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits of an edit")]
+pub struct EditLimitArgs {
+    /// Most tokens of a prompt, a paraphrase or a locality probe
+    #[arg(long, env = "AMEND_MAX_PROMPT_TOKENS", value_name = "N", default_value = "512")]
+    pub max_prompt_tokens: NonZeroUsize,
+
+    /// Most tokens of a target
+    #[arg(long, env = "AMEND_MAX_TARGET_TOKENS", value_name = "N", default_value = "64")]
+    pub max_target_tokens: NonZeroUsize,
+
+    /// Most bytes of any one text
+    #[arg(long, env = "AMEND_MAX_TEXT_BYTES", value_name = "BYTES", default_value = "16384")]
+    pub max_text_bytes: NonZeroUsize,
+
+    /// Most paraphrases of an edit
+    #[arg(long, env = "AMEND_MAX_PARAPHRASES", value_name = "N", default_value = "16")]
+    pub max_paraphrases: usize,
+
+    /// Most locality probes of an edit
+    #[arg(long, env = "AMEND_MAX_LOCALITY", value_name = "N", default_value = "32")]
+    pub max_locality: usize,
+
+    /// Most edits of one request
+    #[arg(long, env = "AMEND_MAX_EDITS_PER_BATCH", value_name = "N", default_value = "64")]
+    pub max_edits_per_batch: NonZeroUsize,
 }
 
 /// The engine that generates and scores.
@@ -85,4 +125,16 @@ pub struct EngineArgs {
     /// Generation and scoring requests that may wait; above it the answer is 429
     #[arg(long, env = "AMEND_GENERATE_QUEUE_CAPACITY", value_name = "N", default_value = "128")]
     pub generate_queue_capacity: NonZeroUsize,
+
+    /// Prompt tokens that are read between two tokens of the sequences that are being decoded
+    #[arg(long, env = "AMEND_PREFILL_CHUNK", value_name = "N", default_value = "128")]
+    pub prefill_chunk: NonZeroUsize,
+
+    /// Tokens to generate for a request that does not say how many
+    #[arg(long, env = "AMEND_DEFAULT_MAX_TOKENS", value_name = "N", default_value = "64")]
+    pub default_max_tokens: NonZeroUsize,
+
+    /// Most tokens that a request may ask for
+    #[arg(long, env = "AMEND_MAX_TOKENS_LIMIT", value_name = "N", default_value = "4096")]
+    pub max_tokens_limit: NonZeroUsize,
 }

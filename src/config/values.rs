@@ -44,6 +44,14 @@ pub fn server(text: &str) -> Result<String, String> {
     }
 }
 
+/// A name that the log records changes under: 1 to 128 visible ASCII characters.
+pub fn actor(text: &str) -> Result<String, String> {
+    if (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("a name of 1 to 128 visible ASCII characters is needed; {} bytes were given", text.len()))
+}
+
 /// From which texts the trainer takes the input on which an edit should change nothing. The weights add up to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LocalityMix {
@@ -129,5 +137,6 @@ mod tests {
         assert!(server("localhost:8080").is_err());
         assert!(database("sqlite://data/amend.db").is_ok());
         assert!(database("sqlite://").is_err() && database("postgres://x").is_err());
+        assert!(actor("ops@example").is_ok() && actor("").is_err() && actor("two words").is_err());
     }
 }
