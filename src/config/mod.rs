@@ -1,7 +1,7 @@
 //! Options: one struct per group, and where their values come from.
 //!
 //! A value is looked for on the command line, then in the environment (`AMEND_` and the option's name in capitals), then
-//! in the file that `--config` names ([`file`]), and last in the defaults, which `--help` shows.
+//! in the file that `--config` names ([`mod@file`]), and last in the defaults, which `--help` shows.
 
 mod eval;
 pub mod file;

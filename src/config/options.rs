@@ -10,7 +10,7 @@ use crate::telemetry::tracing::LogFormat;
 /// Where the other options may come from.
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
-    /// TOML file with options: keys at the top for every command, tables such as [serve] for one; no default
+    /// TOML file with options: keys at the top for every command, tables named after commands; no default
     #[arg(long, global = true, env = "AMEND_CONFIG", value_name = "FILE", help_heading = "General")]
     pub config: Option<PathBuf>,
 }
