@@ -26,6 +26,24 @@ pub struct BatchPlan {
     pub locality: Vec<(u32, usize)>,
 }
 
+impl BatchPlan {
+    /// The same work in parts of at most `size` edits.
+    pub fn parts(&self, size: usize) -> Vec<Self> {
+        let starts = (0..self.edits.len()).step_by(size.max(1));
+        starts
+            .map(|start| {
+                let own = start..(start + size).min(self.edits.len());
+                let inside = |owner: u32| own.contains(&(owner as usize));
+                let locality = self.locality.iter().filter(|(owner, _)| inside(*owner));
+                Self {
+                    edits: self.edits[own.clone()].to_vec(),
+                    locality: locality.map(|&(owner, text)| (owner - start as u32, text)).collect(),
+                }
+            })
+            .collect()
+    }
+}
+
 /// Weights of the objective.
 #[derive(Debug, Clone, Copy)]
 pub struct Weights {

@@ -16,7 +16,7 @@ use half::f16;
 use indicatif::ProgressBar;
 use memmap2::Mmap;
 
-use super::TrainingError;
+use super::{TrainingError, parallel};
 use crate::{
     digest::Digest,
     editor::folder::write_whole,
@@ -46,7 +46,13 @@ pub struct HiddenStates {
 
 impl HiddenStates {
     /// Opens the states of `texts`, computing what is not in `folder` yet.
-    pub fn open(model: &Model, texts: Vec<Text>, folder: &Path, bar: &ProgressBar) -> Result<Self, TrainingError> {
+    pub fn open(
+        model: &Model,
+        texts: Vec<Text>,
+        folder: &Path,
+        threads: usize,
+        bar: &ProgressBar,
+    ) -> Result<Self, TrainingError> {
         let shape = model.network().shape();
         let name = digest(model, &texts);
         let (states, tops) = (folder.join(format!("{name}.f16")), folder.join(format!("{name}.f32")));
@@ -60,7 +66,7 @@ impl HiddenStates {
         let sizes = ((rows * shape.hidden * 2) as u64, (watched * shape.hidden * 4) as u64);
         if !(has_size(&states, sizes.0) && has_size(&tops, sizes.1)) {
             fs::create_dir_all(folder).map_err(io(folder))?;
-            compute(model, &texts, &states, &tops, bar)?;
+            compute(model, &texts, (&states, &tops), threads, bar)?;
         }
         Ok(Self { texts, starts, states: map(&states)?, tops: map(&tops)?, width: shape.hidden })
     }
@@ -104,27 +110,44 @@ fn digest(model: &Model, texts: &[Text]) -> Digest {
     Digest::of_parts([model.digest().as_bytes().as_slice(), &tail, &bytes])
 }
 
-fn compute(model: &Model, texts: &[Text], states: &Path, tops: &Path, bar: &ProgressBar) -> Result<(), TrainingError> {
+fn compute(
+    model: &Model,
+    texts: &[Text],
+    (states, tops): (&Path, &Path),
+    threads: usize,
+    bar: &ProgressBar,
+) -> Result<(), TrainingError> {
     let partial_states = states.with_extension("f16.partial");
     let mut state_file = BufWriter::new(File::create(&partial_states).map_err(io(states))?);
     let mut top_bytes: Vec<u8> = Vec::new();
     bar.set_length(texts.len() as u64);
     bar.set_message("hidden states");
-    for batch in texts.chunks(BATCH) {
-        let passages: Vec<Passage> = batch.iter().map(|text| text.passage.clone()).collect();
-        let read = capture::read(model, &passages)?;
-        for state in &read {
-            let values: Vec<f16> = state.hidden.to_dtype(DType::F16)?.flatten_all()?.to_vec1()?;
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            state_file.write_all(&bytes).map_err(io(states))?;
+    let batches: Vec<&[Text]> = texts.chunks(BATCH).collect();
+    for round in batches.chunks(threads.max(1)) {
+        for computed in parallel::map(threads, round, |batch| compute_batch(model, batch)) {
+            let (hidden, watched) = computed?;
+            state_file.write_all(&hidden).map_err(io(states))?;
+            top_bytes.extend(watched);
         }
-        top_bytes.extend(watched_tops(model, batch, &read)?.iter().flat_map(|value| value.to_le_bytes()));
-        bar.inc(batch.len() as u64);
+        bar.inc(round.iter().map(|batch| batch.len() as u64).sum());
     }
     let file = state_file.into_inner().map_err(|error| io(states)(error.into_error()))?;
     file.sync_all().map_err(io(states))?;
     fs::rename(&partial_states, states).map_err(io(states))?;
     write_whole(tops, &top_bytes).map_err(io(tops))
+}
+
+/// The bytes of a batch's states (f16) and of its watched tops (f32).
+fn compute_batch(model: &Model, batch: &[Text]) -> Result<(Vec<u8>, Vec<u8>), TrainingError> {
+    let passages: Vec<Passage> = batch.iter().map(|text| text.passage.clone()).collect();
+    let read = capture::read(model, &passages)?;
+    let mut states = Vec::new();
+    for state in &read {
+        let values: Vec<f16> = state.hidden.to_dtype(DType::F16)?.flatten_all()?.to_vec1()?;
+        states.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    let tops = watched_tops(model, batch, &read)?;
+    Ok((states, tops.iter().flat_map(|value| value.to_le_bytes()).collect()))
 }
 
 /// The base model's final states at the watched positions of a batch.

@@ -10,9 +10,9 @@ use crate::model::{Passage, tokenizer::Tokenizer};
 /// Tokens of a window of running text.
 const WINDOW: usize = 48;
 /// Positions watched in a window.
-const WATCHED_IN_WINDOW: usize = 4;
+const WATCHED_IN_WINDOW: usize = 2;
 /// Positions watched in a locality question beside those that predict its answer.
-const WATCHED_BESIDE_ANSWER: usize = 2;
+const WATCHED_BESIDE_ANSWER: usize = 1;
 /// Texts of a record.
 const PER_RECORD: usize = 3;
 

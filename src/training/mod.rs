@@ -14,6 +14,7 @@ pub mod factored;
 pub mod objective;
 pub mod optimizer;
 pub mod options;
+pub mod parallel;
 pub mod plot;
 pub mod run_state;
 pub mod trainable;

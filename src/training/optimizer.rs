@@ -18,6 +18,9 @@ struct Parameter {
     second: Vec<f32>,
 }
 
+/// Gradients by variable.
+pub type Gradients = BTreeMap<String, Vec<f32>>;
+
 /// Adam (Kingma and Ba, 2015), with bias correction.
 pub struct Adam {
     parameters: BTreeMap<String, Parameter>,
@@ -38,17 +41,26 @@ impl Adam {
         Self { parameters, step: 0 }
     }
 
-    /// One step; `schedule` scales every learning rate. Gradients above the global norm `clip` are scaled down to it.
-    /// Returns the norm before clipping.
-    pub fn update(&mut self, gradients: &GradStore, schedule: f64, clip: f64) -> Result<f64> {
-        let mut values = HashMap::with_capacity(self.parameters.len());
-        let mut square = 0.0;
-        for (name, parameter) in &self.parameters {
-            let Some(gradient) = gradients.get(&parameter.variable) else { continue };
-            let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-            square += gradient.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>();
-            values.insert(name.clone(), gradient);
+    /// The gradients of the variables, out of all that a backward pass computed.
+    pub fn gradients(&self, store: &GradStore) -> Result<Gradients> {
+        let own = self.parameters.iter().filter_map(|(name, parameter)| Some((name, store.get(&parameter.variable)?)));
+        own.map(|(name, gradient)| Ok((name.clone(), gradient.flatten_all()?.to_vec1()?))).collect()
+    }
+
+    /// One step along the sum of `parts`, added in order; `schedule` scales every learning rate. A gradient above the
+    /// global norm `clip` is scaled down to it. Returns the norm before clipping.
+    pub fn update(&mut self, parts: Vec<Gradients>, schedule: f64, clip: f64) -> Result<f64> {
+        let mut parts = parts.into_iter();
+        let mut values = parts.next().unwrap_or_default();
+        for part in parts {
+            for (name, gradient) in part {
+                match values.get_mut(&name) {
+                    Some(sum) => sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value),
+                    None => drop(values.insert(name, gradient)),
+                }
+            }
         }
+        let square: f64 = values.values().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum();
         let norm = square.sqrt();
         let scale = if norm > clip { (clip / norm) as f32 } else { 1.0 };
         self.step += 1;
@@ -116,7 +128,8 @@ mod tests {
         let mut adam = Adam::new([("x".to_owned(), x.clone(), 0.1)]);
         for _ in 0..400 {
             let loss = (x.as_tensor() - 1.0).unwrap().sqr().unwrap().sum_all().unwrap();
-            adam.update(&loss.backward().unwrap(), 1.0, 10.0).unwrap();
+            let gradients = adam.gradients(&loss.backward().unwrap()).unwrap();
+            adam.update(vec![gradients], 1.0, 10.0).unwrap();
         }
         for value in x.to_vec1::<f32>().unwrap() {
             assert!((value - 1.0).abs() < 1e-2, "{value}");
@@ -128,7 +141,8 @@ mod tests {
         let x = Var::new(&[0f32], &Device::Cpu).unwrap();
         let mut adam = Adam::new([("x".to_owned(), x.clone(), 0.5)]);
         let loss = (x.as_tensor() * 1e6).unwrap().sum_all().unwrap();
-        let norm = adam.update(&loss.backward().unwrap(), 1.0, 1.0).unwrap();
+        let gradients = adam.gradients(&loss.backward().unwrap()).unwrap();
+        let norm = adam.update(vec![gradients], 1.0, 1.0).unwrap();
         assert!((norm - 1e6).abs() < 1.0);
         assert!((x.to_vec1::<f32>().unwrap()[0] + 0.5).abs() < 1e-3);
     }

@@ -68,6 +68,8 @@ pub struct RunOptions {
     pub patience: usize,
     pub resume: bool,
     pub max_minutes: Option<f64>,
+    /// Threads that compute, on parts of a batch.
+    pub threads: usize,
 }
 
 #[cfg(test)]

@@ -37,16 +37,22 @@ pub struct StepFigures {
 }
 
 impl StepFigures {
-    pub(super) fn new(step: u64, loss: f32, outcome: &BatchOutcome) -> Self {
-        let share = |exact: usize, all: usize| exact as f64 / all.max(1) as f64;
-        let exact = outcome.paraphrases.iter().filter(|target| target.exact).count();
-        let kl: f64 = outcome.locality.iter().map(|locality| f64::from(locality.kl)).sum();
-        Self {
-            step,
-            loss: f64::from(loss),
-            paraphrase: share(exact, outcome.paraphrases.len()),
-            kl: kl / outcome.locality.len().max(1) as f64,
+    /// Means over the parts of a batch.
+    pub(super) fn new(step: u64, parts: &[BatchOutcome]) -> Result<Self, TrainingError> {
+        let mut loss = 0.0;
+        let edits: usize = parts.iter().map(|part| part.prompts.len()).sum();
+        for part in parts {
+            loss += f64::from(part.loss.to_scalar::<f32>()?) * part.prompts.len() as f64 / edits as f64;
         }
+        let mean = |sum: f64, count: usize| sum / count.max(1) as f64;
+        let paraphrases = parts.iter().flat_map(|part| &part.paraphrases);
+        let locality = parts.iter().flat_map(|part| &part.locality);
+        Ok(Self {
+            step,
+            loss,
+            paraphrase: mean(paraphrases.filter(|target| target.exact).count() as f64, edits),
+            kl: mean(locality.clone().map(|text| f64::from(text.kl)).sum(), locality.count()),
+        })
     }
 
     /// Means of at least one.

@@ -8,15 +8,14 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    TrainingError,
-    batch::{self, BatchOutcome},
+    TrainingError, batch,
     cache::HiddenStates,
     corpus::Corpus,
     dataset::Dataset,
     draw::Draw,
     optimizer::Adam,
     options::{Recipe, RunOptions},
-    plot,
+    parallel, plot,
     run_state::{History, RunState, StepFigures},
     trainable::Trainable,
     validate::{Validation, validate},
@@ -25,6 +24,9 @@ use crate::model::Model;
 
 /// Windows of running text that a run draws from.
 const WINDOWS: usize = 4000;
+/// Edits of a part of a batch: what one thread does at a time. Fixed, so that the sums do not depend on the number of
+/// threads.
+const PART: usize = 8;
 /// Steps averaged in the history and the progress bar.
 const AVERAGE: u64 = 10;
 
@@ -88,7 +90,7 @@ impl<'a> Trainer<'a> {
         let corpus = Corpus::new(tokenizer, &records, inputs.running_text, WINDOWS, recipe.seed)?;
         let draw = Draw::new(recipe.clone(), train.len(), &corpus);
         let bar = progress_bar();
-        let states = HiddenStates::open(inputs.model, corpus.texts, &options.cache, &bar)?;
+        let states = HiddenStates::open(inputs.model, corpus.texts, &options.cache, options.threads, &bar)?;
         let count = options.validation_records.min(validation.len());
         let mut trainable = Trainable::new(inputs.model.editable(), recipe.rank, recipe.seed)?;
         let mut adam = Adam::new(trainable.variables(recipe.learning_rate, recipe.lr_scale_rate));
@@ -143,25 +145,35 @@ impl<'a> Trainer<'a> {
     }
 
     fn step(&mut self) -> Result<(), TrainingError> {
-        let plan = self.draw.batch(self.run.step);
-        let captured = batch::capture_edits(self.inputs.model, &self.states, &plan.edits)?;
-        self.trainable.observe(&captured)?;
+        let (model, states, threads) = (self.inputs.model, &self.states, self.options.threads);
+        let parts = self.draw.batch(self.run.step).parts(PART);
+        let captured = parallel::map(threads, &parts, |part| batch::capture_edits(model, states, &part.edits));
+        let captured = captured.into_iter().collect::<Result<Vec<_>, _>>()?;
+        for captured in &captured {
+            self.trainable.observe(captured)?;
+        }
         let mend = self.trainable.mend()?;
-        let weights = self.recipe.weights();
-        let outcome = batch::run(self.inputs.model, &self.states, &mend, &plan, &captured, weights)?;
-        let loss = outcome.loss.to_scalar::<f32>()?;
-        if !loss.is_finite() {
+        let edits: usize = parts.iter().map(|part| part.edits.len()).sum();
+        let work: Vec<_> = parts.iter().zip(&captured).collect();
+        let passed = parallel::map(threads, &work, |(part, captured)| {
+            let outcome = batch::run(model, states, &mend, part, captured, self.recipe.weights())?;
+            let share = (outcome.loss.clone() * (part.edits.len() as f64 / edits as f64))?;
+            Ok::<_, TrainingError>((self.adam.gradients(&share.backward()?)?, outcome))
+        });
+        let (gradients, outcomes): (Vec<_>, Vec<_>) =
+            passed.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let figures = StepFigures::new(self.run.step + 1, &outcomes)?;
+        if !figures.loss.is_finite() {
             return Err(TrainingError::Diverged { step: self.run.step });
         }
-        let gradients = outcome.loss.backward()?;
-        self.adam.update(&gradients, self.recipe.schedule(self.run.step), self.recipe.clip)?;
+        self.adam.update(gradients, self.recipe.schedule(self.run.step), self.recipe.clip)?;
         self.run.step += 1;
-        self.record(loss, &outcome);
+        self.record(figures);
         Ok(())
     }
 
-    fn record(&mut self, loss: f32, outcome: &BatchOutcome) {
-        self.run.pending.push(StepFigures::new(self.run.step, loss, outcome));
+    fn record(&mut self, figures: StepFigures) {
+        self.run.pending.push(figures);
         self.bar.inc(1);
         if self.run.step.is_multiple_of(AVERAGE) {
             let mean = StepFigures::mean(&std::mem::take(&mut self.run.pending));
@@ -177,7 +189,9 @@ impl<'a> Trainer<'a> {
     fn validate(&mut self) -> Result<(), TrainingError> {
         let mend = self.trainable.mend()?;
         let weights = self.recipe.weights();
-        let figures = validate(self.inputs.model, &self.states, &mend, &self.validation, weights, self.run.step)?;
+        let figures =
+            validate(self.inputs.model, &self.states, &mend, &self.validation, weights, self.options.threads)?;
+        let figures = Validation { step: self.run.step, ..figures };
         let better = self.run.history.push(figures);
         self.bar.suspend(|| println!("{}", describe(&figures, better)));
         if better {

@@ -7,6 +7,7 @@ use super::{
     batch::{self, BatchPlan, LocalityOutcome, Weights},
     cache::HiddenStates,
     corpus::Corpus,
+    parallel,
 };
 use crate::{editor::mend::Mend, model::Model};
 
@@ -16,6 +17,7 @@ const BATCH: usize = 10;
 /// Figures over the validation records.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
+    /// Steps taken before it; filled in by the run.
     pub step: u64,
     /// Share of edits whose target is greedy on the prompt, teacher-forced.
     pub prompt: f64,
@@ -41,19 +43,22 @@ pub fn validate(
     mend: &Mend,
     records: &[usize],
     weights: Weights,
-    step: u64,
+    threads: usize,
 ) -> Result<Validation, TrainingError> {
+    let other = |place: usize| records[(place + records.len() / 2) % records.len()];
+    let locality = (records.iter().enumerate())
+        .flat_map(|(place, &record)| [record, other(place)].map(|r| (place as u32, Corpus::locality(r))))
+        .collect();
+    let plan = BatchPlan { edits: records.to_vec(), locality };
+    let outcomes = parallel::map(threads, &plan.parts(BATCH), |part| {
+        let captured = batch::capture_edits(model, states, &part.edits)?;
+        batch::run(model, states, mend, part, &captured, weights)
+    });
     let mut sums = Sums::default();
-    for (chunk, edits) in records.chunks(BATCH).enumerate() {
-        let other = |place: usize| records[(chunk * BATCH + place + records.len() / 2) % records.len()];
-        let locality = (edits.iter().enumerate())
-            .flat_map(|(place, &record)| [record, other(place)].map(|r| (place as u32, Corpus::locality(r))))
-            .collect();
-        let plan = BatchPlan { edits: edits.to_vec(), locality };
-        let captured = batch::capture_edits(model, states, edits)?;
-        sums.add(&batch::run(model, states, mend, &plan, &captured, weights)?);
+    for outcome in outcomes {
+        sums.add(&outcome?);
     }
-    Ok(sums.figures(records.len() as f64, weights, step))
+    Ok(sums.figures(records.len() as f64, weights))
 }
 
 #[derive(Default)]
@@ -80,11 +85,11 @@ impl Sums {
         }
     }
 
-    fn figures(&self, count: f64, weights: Weights, step: u64) -> Validation {
+    fn figures(&self, count: f64, weights: Weights) -> Validation {
         let nll = self.nll / count;
         let kl = self.kl.map(|sum| sum / count);
         Validation {
-            step,
+            step: 0,
             prompt: self.prompt / count,
             paraphrase: self.paraphrase / count,
             nll,
