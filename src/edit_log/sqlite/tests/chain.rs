@@ -4,7 +4,10 @@ use sqlx::{Connection, SqliteConnection};
 use uuid::Uuid;
 
 use super::{Fixture, answer, edit, without_effect};
-use crate::edit_log::{EditLog, LogError, NewVersion, Outcome, VersionKind};
+use crate::edit_log::{
+    EditLog, LogError, NewVersion, Outcome, VersionKind,
+    sqlite::{SqliteLog, database_path},
+};
 
 /// Versions 0 to 3 over entries 1 to 8; returns the applied edits, oldest first.
 ///
@@ -167,6 +170,29 @@ async fn a_damaged_contribution_is_never_handed_out() {
     let error = fixture.log.contribution(ids[0]).await.unwrap_err();
     assert!(matches!(error, LogError::Damaged { table: "contributions", .. }), "{error}");
     fixture.log.contribution(ids[1]).await.unwrap();
+}
+
+/// An edit's id stands in two tables and two indexes; wherever it is damaged in the file, it shows.
+#[tokio::test]
+async fn a_flipped_bit_of_an_id_shows_wherever_it_is_stored() {
+    let (fixture, ids) = history().await;
+    fixture.log.close().await;
+    let path = database_path(&fixture.url).unwrap();
+    let sound = std::fs::read(&path).unwrap();
+    let id = ids[1].as_bytes();
+    let places: Vec<usize> = (0..sound.len() - id.len()).filter(|at| sound[*at..].starts_with(id)).collect();
+    assert!(places.len() >= 4, "{places:?}");
+    for place in places {
+        let mut damaged = sound.clone();
+        damaged[place + 15] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        let log = SqliteLog::open_read_only(&fixture.url).await.unwrap();
+        let error = log.check_chain().await.unwrap_err();
+        assert!(matches!(error, LogError::Damaged { .. }), "byte {place}: {error}");
+        log.close().await;
+    }
+    std::fs::write(&path, sound).unwrap();
+    SqliteLog::open_read_only(&fixture.url).await.unwrap().check_chain().await.unwrap();
 }
 
 /// What the chain can not see, as its description says.

@@ -94,3 +94,22 @@ async fn acknowledged_versions_survive_kill_9() {
     }
     assert!(last > 12);
 }
+
+/// A caller that goes away in the middle of a commit is a small kill.
+#[tokio::test]
+async fn a_cancelled_commit_is_whole_or_not_there() {
+    let fixture = Fixture::new().await;
+    for round in 0..40u64 {
+        let before = fixture.log.head().await.unwrap().number;
+        let new = NewEdit { contribution: Some(vec![5; 200_000]), ..edit(&format!("prompt {round}")) };
+        let id = new.id;
+        let version = NewVersion { edits: vec![new], ..fixture.next(VersionKind::Edit).await };
+        let cancelled = tokio::time::timeout(Duration::from_micros(100 * round), fixture.log.commit(version)).await;
+        // Waits for what the cancelled commit left to its connection.
+        fixture.log.record(Vec::new()).await.unwrap();
+        let there = fixture.log.edit(id).await.unwrap().is_some();
+        assert_eq!(fixture.log.head().await.unwrap().number, before + u64::from(there), "round {round}");
+        assert!(there || cancelled.is_err(), "an acknowledged version is missing");
+    }
+    fixture.log.check_chain().await.unwrap();
+}
