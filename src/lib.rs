@@ -20,4 +20,5 @@
 //! things) and [`cli`] (the commands).
 
 pub mod digest;
+pub mod generation;
 pub mod telemetry;
