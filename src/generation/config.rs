@@ -15,11 +15,21 @@ pub struct GenerateConfig {
     pub default_max_tokens: usize,
     /// The most that a request may name as `max_tokens`.
     pub max_tokens: usize,
+    /// The most tokens of a prompt with a continuation to score, where the context allows as many. Such a passage is
+    /// read in one turn, so this bounds how long the others wait and how much memory it takes.
+    pub score_tokens: usize,
 }
 
 impl Default for GenerateConfig {
     fn default() -> Self {
-        Self { queue_capacity: 128, max_sequences: 8, prefill_chunk: 128, default_max_tokens: 64, max_tokens: 4096 }
+        Self {
+            queue_capacity: 128,
+            max_sequences: 8,
+            prefill_chunk: 128,
+            default_max_tokens: 64,
+            max_tokens: 4096,
+            score_tokens: 2048,
+        }
     }
 }
 
@@ -32,6 +42,7 @@ impl GenerateConfig {
             ("prefill_chunk", self.prefill_chunk, 1),
             ("default_max_tokens", self.default_max_tokens, 1),
             ("max_tokens", self.max_tokens, self.default_max_tokens),
+            ("score_tokens", self.score_tokens, 2),
         ];
         match least.into_iter().find(|(_, value, least)| value < least) {
             Some((field, value, least)) => {

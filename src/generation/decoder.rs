@@ -1,10 +1,9 @@
 //! What this room needs of the model and of the versions; nothing else of them is visible here.
 
-use std::ops::Range;
-
 use async_trait::async_trait;
 
 use super::{error::GenerateError, request::Message};
+use crate::model::{Passage, measure::TargetScore};
 
 /// Text to tokens and back.
 pub trait Text: Send + Sync + 'static {
@@ -20,7 +19,7 @@ pub trait Text: Send + Sync + 'static {
 
     /// Tokens of a prompt and of its continuation, encoded apart and joined with one space unless the continuation
     /// begins with white space.
-    fn encode_passage(&self, prompt: &str, continuation: &str) -> Result<ScorePassage, GenerateError>;
+    fn encode_passage(&self, prompt: &str, continuation: &str) -> Result<Passage, GenerateError>;
 
     /// Whether this token ends a text or a turn.
     fn is_end(&self, id: u32) -> bool;
@@ -59,22 +58,6 @@ pub trait Decoder: Text {
     /// the last of them. They depend on nothing but the state, the ids and the weights.
     fn forward(&self, state: &mut Self::State, ids: &[u32], weights: &Self::Lease) -> Result<Vec<f32>, GenerateError>;
 
-    /// How probable each passage's target is after its prompt.
-    fn score(&self, passages: &[ScorePassage], weights: &Self::Lease) -> Result<Vec<Likelihood>, GenerateError>;
-}
-
-/// Token ids of a prompt followed by a continuation; `target` says which of them are the continuation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScorePassage {
-    pub ids: Vec<u32>,
-    pub target: Range<usize>,
-}
-
-/// How a model likes a continuation.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Likelihood {
-    /// Sum over the tokens, nats.
-    pub logprob: f32,
-    /// Whether each token is the most probable one.
-    pub greedy: bool,
+    /// How probable each passage's target is after its prompt; one score per passage, in order.
+    fn score(&self, passages: &[Passage], weights: &Self::Lease) -> Result<Vec<TargetScore>, GenerateError>;
 }

@@ -10,7 +10,7 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     config::GenerateConfig,
-    decoder::{Decoder, Likelihood, ScorePassage, Text},
+    decoder::{Decoder, Text},
     dispatch::{Dispatcher, Life},
     engine,
     error::GenerateError,
@@ -20,7 +20,7 @@ use super::{
     request::{GenerateRequest, GenerateResponse, Score, ScoreRequest, ScoreResponse},
     stream::{GenerateStream, Output, expect_event, started, unexpected},
 };
-use crate::telemetry::Metrics;
+use crate::{model::measure::TargetScore, telemetry::Metrics};
 
 /// How long a stopped engine may take to finish the turn it is in.
 const LAST_TURN: Duration = Duration::from_secs(10);
@@ -142,27 +142,23 @@ impl GenerateHandle {
     }
 
     async fn scores(&self, request: ScoreRequest) -> Result<ScoreResponse, GenerateError> {
-        let text = Arc::clone(&self.0.text);
+        let inner = Arc::clone(&self.0);
         let (request, passages) = off_the_runtime(move || {
-            let passages = passages(&request, text.as_ref())?;
+            let passages = passages(&request, inner.text.as_ref(), &inner.config)?;
             Ok((request, passages))
         })
         .await?;
-        let tokens: Vec<usize> = passages.iter().map(|passage: &ScorePassage| passage.target.len()).collect();
         let mut events = self.admit_one(Task::Score(passages), request.version)?;
         let version = started(&mut events).await?;
-        let likelihoods = match expect_event(events.recv().await)? {
-            Event::Scored(likelihoods) => likelihoods,
+        let scores = match expect_event(events.recv().await)? {
+            Event::Scored(scores) => scores,
             other => return Err(unexpected(&other)),
         };
-        let scores = request.continuations.into_iter().zip(tokens).zip(likelihoods);
-        let scores = scores.map(|((continuation, tokens), Likelihood { logprob, greedy })| Score {
-            continuation,
-            logprob,
-            tokens,
-            greedy,
-        });
-        Ok(ScoreResponse { version, scores: scores.collect() })
+        let named = |(continuation, score): (String, TargetScore)| {
+            let TargetScore { logprob, tokens, greedy } = score;
+            Score { continuation, logprob, tokens, greedy }
+        };
+        Ok(ScoreResponse { version, scores: request.continuations.into_iter().zip(scores).map(named).collect() })
     }
 
     async fn plan(&self, request: GenerateRequest) -> Result<Plan, GenerateError> {

@@ -6,19 +6,21 @@ use prometheus::IntGauge;
 use tokio::sync::mpsc;
 
 use super::{
-    decoder::{Likelihood, ScorePassage},
     error::GenerateError,
     plan::Plan,
     request::{FinishReason, Usage},
     text_out::Piece,
 };
-use crate::telemetry::Metrics;
+use crate::{
+    model::{Passage, measure::TargetScore},
+    telemetry::Metrics,
+};
 
 /// What the engine is to do.
 #[derive(Debug)]
 pub(super) enum Task {
     Generate(Arc<Plan>),
-    Score(Vec<ScorePassage>),
+    Score(Vec<Passage>),
 }
 
 /// What the engine tells.
@@ -31,7 +33,7 @@ pub(super) enum Event {
     /// The end of a generation.
     Finished { finish_reason: FinishReason, usage: Usage },
     /// The end of a scoring task: one per passage, in order.
-    Scored(Vec<Likelihood>),
+    Scored(Vec<TargetScore>),
 }
 
 /// Where events go. Unbounded, because the engine must not wait for a slow client; what can pile up is bounded by

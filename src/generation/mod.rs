@@ -8,8 +8,8 @@
 //! Law 4 (a request runs on one version, from its first token to its last, and says which) is kept by
 //! [`engine::Active`]: it owns the one lease that a request ever sees.
 //!
-//! The network and the versions are seen through [`Decoder`] alone, so that everything here is tested with a network
-//! of a few lines.
+//! The network and the versions are seen through [`Decoder`] alone, which [`ModelDecoder`] is in the service and a few
+//! lines are in the tests.
 
 mod config;
 mod decoder;
@@ -18,6 +18,7 @@ mod engine;
 mod error;
 mod handle;
 mod job;
+mod model_decoder;
 mod plan;
 mod queue;
 mod request;
@@ -32,9 +33,10 @@ mod text_out;
 mod tests;
 
 pub use config::GenerateConfig;
-pub use decoder::{Decoder, Detokenizer, Likelihood, ScorePassage, Text};
+pub use decoder::{Decoder, Detokenizer, Text};
 pub use error::GenerateError;
 pub use handle::GenerateHandle;
+pub use model_decoder::ModelDecoder;
 pub use request::{
     Alternative, FinishReason, GenerateEvent, GenerateRequest, GenerateResponse, Message, Score, ScoreRequest,
     ScoreResponse, TokenLogprob, Usage,

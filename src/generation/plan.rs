@@ -2,12 +2,13 @@
 
 use super::{
     config::GenerateConfig,
-    decoder::{ScorePassage, Text},
+    decoder::Text,
     error::GenerateError,
     request::{GenerateRequest, Message, ScoreRequest},
     sampler::SamplerSettings,
     stop::check_stops,
 };
+use crate::model::Passage;
 
 /// The most alternatives reported per token.
 const MAX_LOGPROBS: usize = 20;
@@ -42,11 +43,16 @@ impl Plan {
 }
 
 /// Checks a scoring request and turns it into one passage per continuation, in order.
-pub(super) fn passages(request: &ScoreRequest, text: &dyn Text) -> Result<Vec<ScorePassage>, GenerateError> {
+pub(super) fn passages(
+    request: &ScoreRequest,
+    text: &dyn Text,
+    config: &GenerateConfig,
+) -> Result<Vec<Passage>, GenerateError> {
     if request.prompt.is_empty() {
         return Err(GenerateError::invalid("prompt", "must not be empty"));
     }
     check_range("continuations", Some(request.continuations.len()), 1, MAX_CONTINUATIONS)?;
+    let limit = text.context_length().min(config.score_tokens);
     let passage = |(i, continuation): (usize, &String)| {
         let field = format!("continuations[{i}]");
         if continuation.is_empty() {
@@ -56,7 +62,7 @@ pub(super) fn passages(request: &ScoreRequest, text: &dyn Text) -> Result<Vec<Sc
         if passage.target.is_empty() || passage.target.start == 0 {
             return Err(GenerateError::invalid(&field, "prompt and continuation must be at least one token each"));
         }
-        fits(passage.target.start, passage.target.len(), text.context_length())?;
+        fits(passage.target.start, passage.target.len(), limit)?;
         Ok(passage)
     };
     request.continuations.iter().enumerate().map(passage).collect()

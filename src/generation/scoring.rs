@@ -1,25 +1,24 @@
 //! One scoring request in a slot: its passages are measured a few a turn, so that others are not stalled.
 
-use super::{
-    decoder::{Decoder, Likelihood, ScorePassage},
-    error::GenerateError,
-    job::Event,
+use super::{decoder::Decoder, error::GenerateError, job::Event};
+use crate::{
+    model::{Passage, measure::TargetScore},
+    telemetry::Metrics,
 };
-use crate::telemetry::Metrics;
 
 /// Passages that are being scored, and what is known of them.
 pub(super) struct Scoring {
-    passages: Vec<ScorePassage>,
-    scores: Vec<Likelihood>,
+    passages: Vec<Passage>,
+    scores: Vec<TargetScore>,
 }
 
 impl Scoring {
-    pub fn new(passages: Vec<ScorePassage>) -> Self {
+    pub fn new(passages: Vec<Passage>) -> Self {
         Self { scores: Vec::with_capacity(passages.len()), passages }
     }
 
     /// The passages of the next turn: as many as fit into `chunk` tokens, at least one.
-    fn next_passages(&self, chunk: usize) -> &[ScorePassage] {
+    fn next_passages(&self, chunk: usize) -> &[Passage] {
         let rest = &self.passages[self.scores.len()..];
         let mut tokens = 0;
         let fitting = rest.iter().take_while(|passage| {

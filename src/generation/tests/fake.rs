@@ -10,9 +10,12 @@ use std::{
 
 use async_trait::async_trait;
 
-use crate::generation::{
-    Decoder, Detokenizer, GenerateError, GenerateRequest, Likelihood, Message, ScorePassage, Text,
-    sampler::{Sampler, SamplerSettings},
+use crate::{
+    generation::{
+        Decoder, Detokenizer, GenerateError, GenerateRequest, Message, Text,
+        sampler::{Sampler, SamplerSettings},
+    },
+    model::{Passage, measure::TargetScore},
 };
 
 pub const CONTEXT: usize = 512;
@@ -149,11 +152,12 @@ impl Decoder for Fake {
         Ok(logits(&state.ids, weights.version))
     }
 
-    fn score(&self, passages: &[ScorePassage], weights: &FakeLease) -> Result<Vec<Likelihood>, GenerateError> {
+    fn score(&self, passages: &[Passage], weights: &FakeLease) -> Result<Vec<TargetScore>, GenerateError> {
         let tokens = passages.iter().map(|passage| passage.ids.len()).sum();
         self.called(Call { sequence: None, version: weights.version, tokens, decoding: false });
         assert!(!passages.iter().any(|passage| contains(&passage.ids, "PANIC")), "told to panic");
-        let score = |passage: &ScorePassage| Likelihood {
+        let score = |passage: &Passage| TargetScore {
+            tokens: passage.target.len(),
             logprob: -(passage.target.len() as f32) - weights.version as f32 / 10.0,
             greedy: passage.target.len() == 2,
         };
@@ -177,10 +181,10 @@ impl Text for Fake {
         Ok(messages.iter().flat_map(|message| bytes(&format!("{}={}:", message.role, message.content))).collect())
     }
 
-    fn encode_passage(&self, prompt: &str, continuation: &str) -> Result<ScorePassage, GenerateError> {
+    fn encode_passage(&self, prompt: &str, continuation: &str) -> Result<Passage, GenerateError> {
         let (prompt, continuation) = (bytes(prompt), bytes(continuation));
         let target = prompt.len()..prompt.len() + continuation.len();
-        Ok(ScorePassage { ids: [prompt, continuation].concat(), target })
+        Ok(Passage { ids: [prompt, continuation].concat(), target })
     }
 
     fn is_end(&self, id: u32) -> bool {
