@@ -20,5 +20,8 @@
 //! things) and [`cli`] (the commands).
 
 pub mod digest;
+pub mod editor;
 pub mod generation;
+pub mod model;
 pub mod telemetry;
+pub mod training;
