@@ -20,4 +20,7 @@
 //! things) and [`cli`] (the commands).
 
 pub mod digest;
+pub mod editor;
+pub mod model;
 pub mod telemetry;
+pub mod weights;
