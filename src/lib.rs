@@ -25,3 +25,4 @@ pub mod generation;
 pub mod model;
 pub mod telemetry;
 pub mod training;
+pub mod weights;
