@@ -1,6 +1,12 @@
 //! The engine over a real network (a tiny random Llama) and real versions: what it generates and scores is what the
 //! network says when it is asked token by token.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test panics when something is wrong, and says what it skips"
+)]
+
 mod common;
 
 use std::{

@@ -1,12 +1,12 @@
 //! Generation and scoring: requests reach one engine thread through a bounded queue.
 //!
-//! The way of a request: [`GenerateHandle`] validates it and turns its text into tokens, [`queue`] admits it or says
-//! when to come back, [`dispatch`] gives it one of the few slots and leases its version, and [`engine`] (an OS thread,
+//! The way of a request: [`GenerateHandle`] validates it and turns its text into tokens, `queue` admits it or says
+//! when to come back, `dispatch` gives it one of the few slots and leases its version, and `engine` (an OS thread,
 //! the only one that runs the network) advances every slot in turns. A [`GenerateStream`] carries the text out;
 //! dropping it ends the sequence at the next turn.
 //!
 //! Law 4 (a request runs on one version, from its first token to its last, and says which) is kept by
-//! [`engine::Active`]: it owns the one lease that a request ever sees.
+//! `engine::Active`: it owns the one lease that a request ever sees.
 //!
 //! The network and the versions are seen through [`Decoder`] alone, which [`ModelDecoder`] is in the service and a few
 //! lines are in the tests.
