@@ -20,7 +20,9 @@
 //! things) and [`cli`] (the commands).
 
 pub mod digest;
+pub mod edit_log;
 pub mod editor;
 pub mod model;
 pub mod telemetry;
 pub mod weights;
+pub mod writer;

@@ -1,5 +1,7 @@
 //! The editable matrices of a model and how its tail multiplies by them.
 
+use std::ops::Range;
+
 use candle_core::{Device, Result, Tensor};
 
 /// A matrix of the tail that edits may change.
@@ -48,4 +50,11 @@ impl Projection for DenseMatrices {
     fn project(&self, matrix: usize, x: &Tensor) -> Result<Tensor> {
         x.broadcast_matmul(&self.tensors[matrix].t()?)
     }
+}
+
+/// Token ids of a prompt followed by a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passage {
+    pub ids: Vec<u32>,
+    pub target: Range<usize>,
 }
