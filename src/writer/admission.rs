@@ -18,7 +18,11 @@ pub struct AdmittedEdit {
 }
 
 /// Checks every edit of a submission and gives each an id.
-pub fn admit(submission: &Submission, texts: &dyn Texts, config: &WriterConfig) -> Result<Vec<AdmittedEdit>, WriterError> {
+pub fn admit(
+    submission: &Submission,
+    texts: &dyn Texts,
+    config: &WriterConfig,
+) -> Result<Vec<AdmittedEdit>, WriterError> {
     let given = submission.edits.len();
     if given == 0 {
         return invalid("edits", "must not be empty");

@@ -49,9 +49,11 @@ fn pass<B: Bench>(bench: &B, passages: &[Passage]) -> Result<Vec<Result<Captured
     let ms = millis(start);
     let edits = texts.into_iter().zip(captured);
     Ok(edits
-        .map(|(text, (loss, factors))| {
-            if loss.is_finite() { Ok(Captured { text, factors, ms }) } else { Err(format!("the loss is {loss}")) }
-        })
+        .map(
+            |(text, (loss, factors))| {
+                if loss.is_finite() { Ok(Captured { text, factors, ms }) } else { Err(format!("the loss is {loss}")) }
+            },
+        )
         .collect())
 }
 

@@ -81,7 +81,8 @@ impl<B: Bench> Task<B> {
             (entered.into_iter().map(|(_, digest)| digest).collect(), Move::To(sums))
         } else {
             let shapes = self.ledger.sums().shapes();
-            let load = |ids: &[Uuid]| ids.iter().map(|id| stored.contribution(*id, shapes)).collect::<Result<Vec<_>, _>>();
+            let load =
+                |ids: &[Uuid]| ids.iter().map(|id| stored.contribution(*id, shapes)).collect::<Result<Vec<_>, _>>();
             let (digests, added): (Vec<_>, Vec<_>) = load(restored)?.into_iter().unzip();
             let (_, removed): (Vec<_>, Vec<_>) = load(&removed)?.into_iter().unzip();
             (digests, Move::By { removed, added })

@@ -57,25 +57,26 @@ impl<B: Bench> EditTurn<'_, B> {
         };
         let number = if status == ReportStatus::Applied { version.number } else { version.number - 1 };
         let edits = self.job.edits.iter().zip(parts).zip(replaced).zip(verdicts);
-        let report = |(((edit, part), replaced), verdict): (((&super::admission::AdmittedEdit, _), &Option<Uuid>), _)| {
-            let part: &Computed<B> = part;
-            let Verdict { figures, objection } = verdict;
-            observe_figures(&self.tools.shared.metrics, &figures);
-            let reason = objection.or_else(|| refused.map(|other| self.not_alone("was rejected", other)));
-            EditReport {
-                id: edit.id,
-                status,
-                version: number,
-                digest: version.digest,
-                supersedes: *replaced,
-                prompt: figures.prompt,
-                paraphrases: figures.paraphrases,
-                locality: figures.locality,
-                delta: part.delta.clone(),
-                phases_ms: self.phases(part, guard_ms),
-                reason,
-            }
-        };
+        let report =
+            |(((edit, part), replaced), verdict): (((&super::admission::AdmittedEdit, _), &Option<Uuid>), _)| {
+                let part: &Computed<B> = part;
+                let Verdict { figures, objection } = verdict;
+                observe_figures(&self.tools.shared.metrics, &figures);
+                let reason = objection.or_else(|| refused.map(|other| self.not_alone("was rejected", other)));
+                EditReport {
+                    id: edit.id,
+                    status,
+                    version: number,
+                    digest: version.digest,
+                    supersedes: *replaced,
+                    prompt: figures.prompt,
+                    paraphrases: figures.paraphrases,
+                    locality: figures.locality,
+                    delta: part.delta.clone(),
+                    phases_ms: self.phases(part, guard_ms),
+                    reason,
+                }
+            };
         BatchReport { version: number, digest: version.digest, edits: edits.map(report).collect() }
     }
 
@@ -159,14 +160,26 @@ impl<B: Bench> EditTurn<'_, B> {
         let (capture, editor) = (part.capture_ms, part.editor_ms);
         // Everything before the turn that was not this edit's own capture was waiting, also for others of its lot.
         let queue = (self.waited_ms - capture).max(0.0);
-        PhasesMs { queue, capture, editor, guard: guard_ms, commit: 0.0, publish: 0.0, total: millis(self.job.received) }
+        PhasesMs {
+            queue,
+            capture,
+            editor,
+            guard: guard_ms,
+            commit: 0.0,
+            publish: 0.0,
+            total: millis(self.job.received),
+        }
     }
 
     fn not_alone(&self, what: &str, other: usize) -> String {
         format!("{NOT_ALONE}edits[{other}] ({}) of the same batch {what}", self.job.edits[other].id)
     }
 
-    fn rows(&self, report: &BatchReport, outcome: impl Fn(&EditReport) -> Outcome) -> Result<Vec<NewEdit>, WriterError> {
+    fn rows(
+        &self,
+        report: &BatchReport,
+        outcome: impl Fn(&EditReport) -> Outcome,
+    ) -> Result<Vec<NewEdit>, WriterError> {
         let reports = report.edits.iter().enumerate();
         reports.map(|(i, edit)| self.new_edit(i, value(edit)?, outcome(edit))).collect()
     }

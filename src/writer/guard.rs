@@ -5,9 +5,8 @@ use super::{GuardLimits, LocalityReport, TargetFigures, WriterError};
 impl GuardLimits {
     /// Refuses limits that are not numbers of their kind. `prefix` goes before the field's name.
     pub(super) fn check(&self, prefix: &str) -> Result<(), WriterError> {
-        let invalid = |field: &str, message: String| {
-            Err(WriterError::Invalid { field: format!("{prefix}{field}"), message })
-        };
+        let invalid =
+            |field: &str, message: String| Err(WriterError::Invalid { field: format!("{prefix}{field}"), message });
         if let Some(p) = self.min_probability
             && !(0.0..=1.0).contains(&p)
         {
@@ -34,9 +33,14 @@ impl GuardLimits {
             ));
         }
         if let Some(most) = self.max_kl {
-            objections.extend(locality.iter().enumerate().filter(|(_, probe)| !at_most(probe.kl, most)).map(|(i, probe)| {
-                format!("the KL divergence of locality probe {i} ({:?}) is {:.4}, the guard allows {most}", probe.prompt, probe.kl)
-            }));
+            objections.extend(locality.iter().enumerate().filter(|(_, probe)| !at_most(probe.kl, most)).map(
+                |(i, probe)| {
+                    format!(
+                        "the KL divergence of locality probe {i} ({:?}) is {:.4}, the guard allows {most}",
+                        probe.prompt, probe.kl
+                    )
+                },
+            ));
         }
         (!objections.is_empty()).then(|| objections.join("; "))
     }

@@ -85,7 +85,11 @@ impl<B: Bench> Measuring<'_, B> {
             return Err(format!("{} texts gave {} and {} readings", items.len(), before.len(), after.len()));
         }
         let readings = before.iter().zip(&after).zip(&texts);
-        items.iter().zip(readings).map(|(item, ((before, after), text))| self.figure(item, text, before, after)).collect()
+        items
+            .iter()
+            .zip(readings)
+            .map(|(item, ((before, after), text))| self.figure(item, text, before, after))
+            .collect()
     }
 
     fn figure(

@@ -86,9 +86,10 @@ pub async fn verify(
         replay(stored, &mut ledger, Depth::EveryVersion, &mut progress)
     };
     let joined = tokio::task::spawn_blocking(move || caught(work)).await;
-    joined.map_err(|error| error.to_string()).and_then(|result| result).unwrap_or_else(|defect| {
-        Err(ReplayError::Defect(defect))
-    })
+    joined
+        .map_err(|error| error.to_string())
+        .and_then(|result| result)
+        .unwrap_or_else(|defect| Err(ReplayError::Defect(defect)))
 }
 
 /// Replays a log from version 0 into an empty ledger.

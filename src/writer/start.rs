@@ -89,7 +89,9 @@ pub async fn start_with<B: Bench>(
     config.check()?;
     let foundation = bench.foundation();
     let depth = if config.replay_every_version { Depth::EveryVersion } else { Depth::Head };
-    let (ledger, replay, newest) = replayed(Arc::clone(&log), Ledger::new(foundation.clone()).map_err(ReplayError::from)?, depth, metrics.clone()).await?;
+    let (ledger, replay, newest) =
+        replayed(Arc::clone(&log), Ledger::new(foundation.clone()).map_err(ReplayError::from)?, depth, metrics.clone())
+            .await?;
     metrics.replay.observe(replay.elapsed.as_secs_f64());
     tracing::info!(
         entries = replay.entries,
@@ -151,8 +153,7 @@ fn publish(
     metrics: &Metrics,
 ) -> Arc<Published> {
     let identity = ledger.identity();
-    let base =
-        Version::new(0, identity.base_weights, identity.empty_set, Arc::default(), Arc::clone(base), metrics);
+    let base = Version::new(0, identity.base_weights, identity.empty_set, Arc::default(), Arc::clone(base), metrics);
     let published = Published::new(Arc::new(base), resident, metrics.clone());
     if let Some(newest) = newest {
         published.publish(Arc::new(newest));

@@ -122,11 +122,7 @@ impl<B: Bench> Task<B> {
         }
     }
 
-    fn wait(
-        &self,
-        commands: &mut mpsc::Receiver<Command>,
-        snapshots: &mut mpsc::Receiver<SnapshotRequest>,
-    ) -> Wake {
+    fn wait(&self, commands: &mut mpsc::Receiver<Command>, snapshots: &mut mpsc::Receiver<SnapshotRequest>) -> Wake {
         self.tools.runtime.block_on(async {
             tokio::select! {
                 biased;
@@ -276,7 +272,6 @@ impl<B: Bench> Task<B> {
         self.unsettled = false;
         Ok(())
     }
-
 }
 
 /// The metric's label for a change.

@@ -62,9 +62,14 @@ impl Versions {
         let snapshot = answer.await.map_err(|_| unavailable("the service is shutting down"))?;
         let (log, runtime) = (Arc::clone(&self.log), Handle::current());
         let (foundation, metrics) = (self.foundation.clone(), self.metrics.clone());
-        let work = move || rebuild(Stored { log: log.as_ref(), runtime: &runtime }, &foundation, snapshot, &row, then, &metrics);
+        let work = move || {
+            rebuild(Stored { log: log.as_ref(), runtime: &runtime }, &foundation, snapshot, &row, then, &metrics)
+        };
         let joined = tokio::task::spawn_blocking(move || caught(work)).await;
-        joined.map_err(|error| error.to_string()).and_then(|result| result).unwrap_or_else(|defect| Err(unavailable(defect)))
+        joined
+            .map_err(|error| error.to_string())
+            .and_then(|result| result)
+            .unwrap_or_else(|defect| Err(unavailable(defect)))
     }
 }
 
@@ -84,7 +89,10 @@ fn rebuild(
     let digest = weights_digest(&foundation.shapes, &weights);
     if digest != row.digest {
         let number = row.number;
-        return Err(unavailable(format!("version {number} has digest {} in the log, but its set makes {digest}", row.digest)));
+        return Err(unavailable(format!(
+            "version {number} has digest {} in the log, but its set makes {digest}",
+            row.digest
+        )));
     }
     let matrices = DenseMatrices::from_vecs(&foundation.shapes, weights, &foundation.device)?;
     Ok(Version::new(row.number, digest, row.set_digest, Arc::new(then), Arc::new(matrices), metrics))
