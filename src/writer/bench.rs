@@ -99,6 +99,6 @@ mod tests {
         let passages: Vec<Passage> =
             [3, 3, 20, 1, 1].iter().map(|&n| Passage { ids: vec![0; n + 1], target: n..n + 1 }).collect();
         assert_eq!(passes(passages.iter(), 10), [0..2, 2..3, 3..5]);
-        assert_eq!(passes([].iter(), 10), []);
+        assert!(passes([].iter(), 10).is_empty());
     }
 }
