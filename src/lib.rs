@@ -24,5 +24,6 @@ pub mod edit_log;
 pub mod editor;
 pub mod model;
 pub mod telemetry;
+pub mod training;
 pub mod weights;
 pub mod writer;

@@ -1,60 +1,182 @@
-//! The editable matrices of a model and how its tail multiplies by them.
+//! Networks: a trunk that all versions share, and a tail above it that each version has for itself.
+//!
+//! Law 7 (the trunk is shared): everything below the first editable block is the same for all versions, carries no
+//! graph and may stay quantized. [`Network::trunk`] has no access to any version's weights; [`Network::tail`] gets them
+//! through a [`Projection`].
 
-use std::ops::Range;
+pub mod capture;
+pub mod chat_template;
+mod error;
+pub mod kv;
+pub mod layers;
+pub mod llama;
+pub mod load;
+mod matrices;
+pub mod measure;
+mod passage;
+#[cfg(test)]
+pub mod testing;
+pub mod tokenizer;
 
-use candle_core::{Device, Result, Tensor};
+use std::{path::Path, sync::Arc};
 
-/// A matrix of the tail that edits may change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EditableMatrix {
-    pub name: String,
-    pub d_out: usize,
-    pub d_in: usize,
+use candle_core::{Device, Tensor};
+
+pub use capture::TrunkState;
+pub use error::ModelError;
+pub use kv::{LayerCaches, Sequence};
+pub use layers::packing::Rows;
+pub use load::LoadOptions;
+pub use matrices::{DenseMatrices, EditableMatrix, Projection};
+pub use passage::Passage;
+
+use crate::digest::Digest;
+use chat_template::ChatTemplate;
+use tokenizer::Tokenizer;
+
+/// A network split below its first editable block.
+///
+/// Batches are packed: sequences of `lengths` one after another in `[n, hidden]`, no padding. A cache belongs to one
+/// sequence and makes the pass go on where it ended.
+pub trait Network: Send + Sync {
+    /// Sizes that callers need.
+    fn shape(&self) -> NetworkShape;
+
+    /// The editable matrices, bottom up.
+    fn editable(&self) -> &[EditableMatrix];
+
+    /// The weights of the editable matrices before any edit, `W0`.
+    fn base(&self) -> &Arc<DenseMatrices>;
+
+    /// Token ids to hidden states at the tail's door, `[n, hidden]` f32, without a graph.
+    fn trunk(&self, ids: &[u32], lengths: &[usize], caches: Option<&mut LayerCaches>)
+    -> candle_core::Result<Tensor>;
+
+    /// Hidden states at the tail's door to final, normalised ones, `[rows, hidden]`. Gradients flow to `hidden` and
+    /// through `weights`.
+    fn tail(
+        &self,
+        hidden: &Tensor,
+        lengths: &[usize],
+        rows: Rows<'_>,
+        weights: &dyn Projection,
+        caches: Option<&mut LayerCaches>,
+    ) -> candle_core::Result<Tensor>;
+
+    /// The output head in f32, differentiable in its input: `[n, hidden]` -> `[n, vocabulary]`.
+    fn logits(&self, rows: &Tensor) -> candle_core::Result<Tensor>;
+
+    /// The output head at decoding speed, in the file's own precision.
+    fn decode_logits(&self, rows: &Tensor) -> candle_core::Result<Tensor>;
 }
 
-/// How the tail multiplies by an editable matrix: a version's own weights, the base's, a capture.
-pub trait Projection: Send + Sync {
-    /// `x [.., d_in]` -> `[.., d_out]`; `matrix` indexes the editable matrices.
-    fn project(&self, matrix: usize, x: &Tensor) -> Result<Tensor>;
+/// Sizes of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NetworkShape {
+    pub vocabulary: usize,
+    pub hidden: usize,
+    /// Most positions of a sequence.
+    pub context: usize,
+    pub trunk_blocks: usize,
+    pub tail_blocks: usize,
 }
 
-/// Dense f32 matrices `[d_out, d_in]`, one per editable matrix.
-#[derive(Debug, Clone)]
-pub struct DenseMatrices {
-    tensors: Vec<Tensor>,
+/// A loaded model: network, tokenizer, chat template.
+pub struct Model {
+    network: Box<dyn Network>,
+    tokenizer: Tokenizer,
+    chat_template: Option<ChatTemplate>,
+    name: String,
+    architecture: String,
+    digest: Digest,
+    device: Device,
 }
 
-impl DenseMatrices {
-    /// From row-major values, one vector per matrix.
-    pub fn from_vecs(shapes: &[EditableMatrix], values: Vec<Vec<f32>>, device: &Device) -> Result<Self> {
-        let tensors = shapes
-            .iter()
-            .zip(values)
-            .map(|(shape, values)| Tensor::from_vec(values, (shape.d_out, shape.d_in), device))
-            .collect::<Result<_>>()?;
-        Ok(Self { tensors })
+impl Model {
+    /// Loads a GGUF file or a Hugging Face folder (`config.json`, `tokenizer.json`, `*.safetensors`).
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
+        load::load(path, options)
     }
 
-    /// The matrices, in order.
-    pub fn tensors(&self) -> &[Tensor] {
-        &self.tensors
+    /// Digest of the model's files.
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
-    /// Row-major values of each matrix.
-    pub fn to_vecs(&self) -> Result<Vec<Vec<f32>>> {
-        self.tensors.iter().map(|t| t.flatten_all()?.to_vec1()).collect()
+    /// The model's own name, or its file's.
+    pub fn name(&self) -> &str {
+        &self.name
     }
-}
 
-impl Projection for DenseMatrices {
-    fn project(&self, matrix: usize, x: &Tensor) -> Result<Tensor> {
-        x.broadcast_matmul(&self.tensors[matrix].t()?)
+    /// The family, as the file names it: `llama`, `qwen2`, ...
+    pub fn architecture(&self) -> &str {
+        &self.architecture
     }
-}
 
-/// Token ids of a prompt followed by a target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Passage {
-    pub ids: Vec<u32>,
-    pub target: Range<usize>,
+    /// The editable matrices, bottom up.
+    pub fn editable(&self) -> &[EditableMatrix] {
+        self.network.editable()
+    }
+
+    /// The weights of the editable matrices before any edit, `W0`.
+    pub fn base(&self) -> &Arc<DenseMatrices> {
+        self.network.base()
+    }
+
+    /// Most positions of a sequence.
+    pub fn context_length(&self) -> usize {
+        self.network.shape().context
+    }
+
+    /// Size of the output distribution.
+    pub fn vocab_size(&self) -> usize {
+        self.network.shape().vocabulary
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// How the model wants conversations to be written, if it says so.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
+    }
+
+    /// Where the tensors live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The network itself.
+    pub fn network(&self) -> &dyn Network {
+        self.network.as_ref()
+    }
+
+    /// An empty sequence.
+    pub fn start(&self) -> Sequence {
+        let shape = self.network.shape();
+        Sequence::new(shape.trunk_blocks, shape.tail_blocks)
+    }
+
+    /// Feeds `ids` after what `sequence` already holds; the logits (`vocab_size` of them) after the last one.
+    pub fn forward(
+        &self,
+        sequence: &mut Sequence,
+        ids: &[u32],
+        weights: &dyn Projection,
+    ) -> Result<Vec<f32>, ModelError> {
+        let Some(last) = ids.len().checked_sub(1) else { return Err(ModelError::Empty { what: "text to continue" }) };
+        let given = sequence.len() + ids.len();
+        if given > self.context_length() {
+            return Err(ModelError::TooLong { given, limit: self.context_length(), unit: "tokens" });
+        }
+        let lengths = [ids.len()];
+        let wanted = [vec![(sequence.len() + last) as u32]];
+        let hidden = self.network.trunk(ids, &lengths, Some(&mut sequence.trunk))?;
+        // The row to compute is named by its position in the sequence, of which the cache holds the beginning.
+        let rows = if last == 0 { Rows::All } else { Rows::At(&wanted) };
+        let top = self.network.tail(&hidden, &lengths, rows, weights, Some(&mut sequence.tail))?;
+        Ok(self.network.decode_logits(&top)?.flatten_all()?.to_vec1()?)
+    }
 }

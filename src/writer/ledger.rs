@@ -94,11 +94,6 @@ impl Ledger {
         &self.sums
     }
 
-    /// What the set is built on.
-    pub fn foundation(&self) -> &Foundation {
-        &self.foundation
-    }
-
     /// Notes an active edit's prompt. The other edit that has it too, if there is one.
     pub fn name(&mut self, id: Uuid, prompt: String) -> Option<Uuid> {
         self.prompt_of.insert(id, prompt.clone());

@@ -28,6 +28,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod versions;
+mod workbench;
 
 pub use bench::Foundation;
 pub use config::WriterConfig;
@@ -41,3 +42,4 @@ pub use report::{
 pub use request::{EditRequest, Guard, GuardLimits, Idempotency, LocalityProbe, SetChange, Submission};
 pub use start::{StartError, Started, WriterTask};
 pub use versions::Versions;
+pub use workbench::start;

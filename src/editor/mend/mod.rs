@@ -1,0 +1,191 @@
+//! MEND (Mitchell et al., "Fast Model Editing at Scale", ICLR 2022): a small network per weight shape turns the factors of
+//! an answer's gradient into the factors of an update.
+//!
+//! `W <- W + lr_W * sum_t delta~_t u~_t^T`, with `(u~, delta~)` the network's output on the normalised factors and one
+//! learned `lr_W` per matrix. The sign is plus, as in the reference implementation (algs/mend.py): the network learns it.
+
+mod network;
+mod statistics;
+
+use std::{collections::HashMap, path::Path};
+
+use candle_core::{DType, Tensor};
+
+pub use network::{Layer, LayerNames, Network};
+pub use statistics::{Normal, Statistics};
+
+use super::{Delta, Editor, EditorError, Manifest, MatrixDelta};
+use crate::{
+    digest::Digest,
+    model::{
+        EditableMatrix, Model, TrunkState,
+        capture::{Captured, Factors},
+    },
+};
+
+/// The method's name.
+pub const METHOD: &str = "mend";
+
+/// Name of the tensor of learning rates, one per matrix.
+pub const LEARNING_RATES: &str = "edit_lrs";
+
+/// Which network serves a matrix, and as which mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// Index among the distinct shapes, in order of first appearance.
+    pub network: usize,
+    /// Index among the matrices of that shape.
+    pub mode: usize,
+}
+
+/// The slot of each matrix, and the distinct shapes `(d_in, d_out)`.
+pub fn slots(matrices: &[EditableMatrix]) -> (Vec<Slot>, Vec<(usize, usize)>) {
+    let mut shapes: Vec<(usize, usize)> = Vec::new();
+    let mut counts: Vec<usize> = Vec::new();
+    let slots = matrices
+        .iter()
+        .map(|matrix| {
+            let shape = (matrix.d_in, matrix.d_out);
+            let network = shapes.iter().position(|&known| known == shape).unwrap_or_else(|| {
+                shapes.push(shape);
+                counts.push(0);
+                shapes.len() - 1
+            });
+            counts[network] += 1;
+            Slot { network, mode: counts[network] - 1 }
+        })
+        .collect();
+    (slots, shapes)
+}
+
+/// The editor's networks, statistics and learning rates.
+#[derive(Clone)]
+pub struct Mend {
+    pub networks: Vec<Network>,
+    /// `[matrices]`
+    pub learning_rates: Tensor,
+    slots: Vec<Slot>,
+    digest: Digest,
+}
+
+/// Pseudo-factors of one matrix: what the network makes of its factors.
+#[derive(Debug, Clone)]
+pub struct PseudoFactors {
+    /// `[n, d_in]`
+    pub u: Tensor,
+    /// `[n, d_out]`, the learning rate not yet applied.
+    pub delta: Tensor,
+}
+
+impl Mend {
+    /// Puts an editor together; `networks` in the order of [`slots`]' shapes.
+    pub fn new(matrices: &[EditableMatrix], networks: Vec<Network>, learning_rates: Tensor, digest: Digest) -> Self {
+        let (slots, _) = slots(matrices);
+        Self { networks, learning_rates, slots, digest }
+    }
+
+    /// Reads an editor's tensors by name and checks their shapes.
+    pub fn from_checkpoint(
+        manifest: &Manifest,
+        tensors: &HashMap<String, Tensor>,
+        model: &Model,
+        folder: &Path,
+    ) -> Result<Self, EditorError> {
+        let malformed = |why: String| EditorError::Malformed { folder: folder.display().to_string(), why };
+        let names: Vec<&str> = model.editable().iter().map(|matrix| matrix.name.as_str()).collect();
+        if manifest.matrices != names {
+            let why = format!("it edits {:?}, but the model was loaded with {names:?} editable", manifest.matrices);
+            return Err(malformed(why));
+        }
+        Self::from_tensors(model.editable(), tensors, manifest.tensors_digest, model.device()).map_err(malformed)
+    }
+
+    /// Reads the networks from tensors named as the reference names them; says what does not fit.
+    pub fn from_tensors(
+        matrices: &[EditableMatrix],
+        tensors: &HashMap<String, Tensor>,
+        digest: Digest,
+        device: &candle_core::Device,
+    ) -> Result<Self, String> {
+        let take = |name: &str, shape: &[usize], dtype: DType| {
+            let tensor = tensors.get(name).ok_or_else(|| format!("tensor {name:?} is missing"))?;
+            if tensor.dims() != shape {
+                return Err(format!("tensor {name:?} has shape {:?}, expected {shape:?}", tensor.dims()));
+            }
+            tensor.to_dtype(dtype).and_then(|tensor| tensor.to_device(device)).map_err(|error| error.to_string())
+        };
+        let (slots, shapes) = slots(matrices);
+        let networks = shapes
+            .iter()
+            .enumerate()
+            .map(|(index, &shape)| {
+                let modes = slots.iter().filter(|slot| slot.network == index).count();
+                Network::from_tensors(shape, modes, tensors, &take)
+            })
+            .collect::<Result<_, _>>()?;
+        let learning_rates = take(LEARNING_RATES, &[matrices.len()], DType::F32)?;
+        Ok(Self { networks, learning_rates, slots, digest })
+    }
+
+    /// All tensors by the reference's names, f32.
+    pub fn to_tensors(&self) -> Result<HashMap<String, Tensor>, EditorError> {
+        let mut tensors = HashMap::from([(LEARNING_RATES.to_owned(), self.learning_rates.detach())]);
+        for network in &self.networks {
+            network.insert_tensors(&mut tensors)?;
+        }
+        Ok(tensors)
+    }
+
+    /// The networks on the factors of every matrix; one pass per shape. `factors` may hold the rows of many edits, one
+    /// after another.
+    pub fn transform(&self, factors: &[Factors]) -> Result<Vec<PseudoFactors>, EditorError> {
+        let mut pseudo: Vec<Option<PseudoFactors>> = vec![None; factors.len()];
+        for (index, network) in self.networks.iter().enumerate() {
+            let own: Vec<usize> = (0..factors.len()).filter(|&matrix| self.slots[matrix].network == index).collect();
+            let us: Vec<&Tensor> = own.iter().map(|&matrix| &factors[matrix].u).collect();
+            let deltas: Vec<&Tensor> = own.iter().map(|&matrix| &factors[matrix].delta).collect();
+            let counts = us.iter().map(|u| u.dim(0)).collect::<candle_core::Result<Vec<_>>>()?;
+            let modes: Vec<u32> = own
+                .iter()
+                .zip(&counts)
+                .flat_map(|(&matrix, &rows)| std::iter::repeat_n(self.slots[matrix].mode as u32, rows))
+                .collect();
+            let (u, delta) = network.forward(&Tensor::cat(&us, 0)?, &Tensor::cat(&deltas, 0)?, &modes)?;
+            let mut start = 0;
+            for (&matrix, &rows) in own.iter().zip(&counts) {
+                let part = |t: &Tensor| t.narrow(0, start, rows);
+                pseudo[matrix] = Some(PseudoFactors { u: part(&u)?, delta: part(&delta)? });
+                start += rows;
+            }
+        }
+        Ok(pseudo.into_iter().map(|pseudo| pseudo.expect("every matrix has a network")).collect())
+    }
+
+    /// The learning rate of one matrix, `[1]`, as part of the graph.
+    pub fn learning_rate(&self, matrix: usize) -> candle_core::Result<Tensor> {
+        self.learning_rates.narrow(0, matrix, 1)
+    }
+}
+
+impl Editor for Mend {
+    fn method(&self) -> &str {
+        METHOD
+    }
+
+    fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn edit(&self, _: &Model, _: &TrunkState, captured: &Captured) -> Result<Delta, EditorError> {
+        let pseudo = self.transform(&captured.factors)?;
+        let deltas = pseudo
+            .into_iter()
+            .enumerate()
+            .map(|(matrix, pseudo)| {
+                let left = pseudo.delta.broadcast_mul(&self.learning_rate(matrix)?)?;
+                Ok(MatrixDelta::LowRank { left, right: pseudo.u.contiguous()? })
+            })
+            .collect::<Result<_, EditorError>>()?;
+        Ok(Delta(deltas))
+    }
+}

@@ -1,0 +1,108 @@
+//! Linear layers: frozen dense, frozen quantized, or editable through a [`Projection`].
+
+use candle_core::{
+    Module, Result, Tensor,
+    quantized::{QMatMul, QTensor},
+};
+
+use super::{graft::graft, int8::PackedInt8};
+use crate::model::Projection;
+
+/// At most this many rows are multiplied one by one on a CPU: candle's f32 matmul takes ten times as long for two rows
+/// as for one, and about as long for twelve as for twelve single ones.
+const ROW_BY_ROW: usize = 8;
+
+/// `y = W x + b`, with `W [d_out, d_in]`.
+#[derive(Clone)]
+pub enum Linear {
+    /// f32; passes gradients to its input, never to its weight.
+    Dense { weight: Tensor, bias: Option<Tensor> },
+    /// The file's own precision; passes no gradient at all, so it belongs in the trunk.
+    Quantized { weight: Quantized, bias: Option<Tensor> },
+    /// Editable matrix number `matrix`, whose weight the version decides.
+    Editable { matrix: usize, bias: Option<Tensor> },
+}
+
+/// Quantized weights and the kernel that multiplies them.
+#[derive(Clone)]
+pub enum Quantized {
+    /// 8 bits, packed for our own kernel.
+    Packed(PackedInt8),
+    /// Any of GGUF's types, by candle's kernels.
+    Stored(QMatMul),
+}
+
+impl Quantized {
+    /// Chooses the kernel for a tensor `[d_out, d_in]`.
+    pub fn new(weight: QTensor) -> Result<Self> {
+        match PackedInt8::pack(&weight)? {
+            Some(packed) => Ok(Self::Packed(packed)),
+            None => Ok(Self::Stored(QMatMul::from_qtensor(weight)?)),
+        }
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Packed(weight) => weight.forward(x),
+            Self::Stored(weight) => weight.forward(x),
+        }
+    }
+}
+
+impl Linear {
+    /// `x [n, d_in]` -> `[n, d_out]`.
+    pub fn forward(&self, x: &Tensor, weights: &dyn Projection) -> Result<Tensor> {
+        let (y, bias) = match self {
+            Self::Dense { weight, bias } => (frozen_matmul(x, weight)?, bias),
+            Self::Quantized { weight, bias } => (weight.forward(x)?, bias),
+            Self::Editable { matrix, bias } => (weights.project(*matrix, x)?, bias),
+        };
+        match bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// `x W^T` for a frozen `W [d_out, d_in]`: its gradient is `g W`, and none is computed for `W` (candle's own matmul
+/// computes both, about half of the time wasted).
+pub fn frozen_matmul(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let value = matmul_rows(&x.detach(), &weight.t()?)?;
+    let weight = weight.clone();
+    graft(x, value, move |grad| matmul_rows(grad, &weight))
+}
+
+/// `x [n, k]` times `w [k, m]`, row by row where that is faster.
+fn matmul_rows(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let rows = x.dim(0)?;
+    if !x.device().is_cpu() || rows == 1 || rows > ROW_BY_ROW {
+        return x.matmul(w);
+    }
+    let products = (0..rows).map(|row| x.narrow(0, row, 1)?.matmul(w)).collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&products, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+
+    use super::*;
+    use crate::model::testing::{assert_close, random};
+
+    #[test]
+    fn frozen_matmul_equals_matmul_at_every_row_count() {
+        let weight = random(&[6, 4], 1);
+        for rows in [1, 2, ROW_BY_ROW, ROW_BY_ROW + 1, 30] {
+            let x = Var::from_tensor(&random(&[rows, 4], 2)).unwrap();
+            let probe = random(&[rows, 6], 3);
+            let gradient = |y: &Tensor| {
+                let loss = (y * &probe).unwrap().sum_all().unwrap();
+                loss.backward().unwrap().get(&x).unwrap().clone()
+            };
+            let ours = frozen_matmul(x.as_tensor(), &weight).unwrap();
+            let plain = x.as_tensor().matmul(&weight.t().unwrap()).unwrap();
+            assert_close(&ours, &plain, 1e-6);
+            assert_close(&gradient(&ours), &gradient(&plain), 1e-6);
+        }
+    }
+}

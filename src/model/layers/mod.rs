@@ -1,0 +1,16 @@
+//! Building blocks that networks share. Each has one forward path for serving and for gradients: it runs candle's
+//! fused kernels and, where a gradient is wanted, attaches a backward of its own ([`graft`]), because candle's fused
+//! kernels stop gradients silently.
+
+pub mod attention;
+pub mod graft;
+pub mod int8;
+pub mod linear;
+pub mod ops;
+pub mod packing;
+pub mod rotary;
+
+pub use attention::Attention;
+pub use linear::Linear;
+pub use packing::Packing;
+pub use rotary::Rotary;

@@ -1,0 +1,181 @@
+//! Sequences of different lengths in one packed tensor.
+//!
+//! Linear layers and norms work on rows, so a batch is kept as `[n, d]` with the sequences one after another and no
+//! padding. Attention alone needs `[batch, width, d]`: [`Packing`] pads for it and packs again. [`Plan`] holds what one
+//! pass through a block needs besides the rows: who may look at whom, and at which positions.
+
+use candle_core::{Device, Result, Tensor};
+
+use super::rotary::{Angles, Rotary};
+
+/// Where the rows of each sequence lie.
+#[derive(Debug, Clone)]
+pub struct Packing {
+    lengths: Vec<usize>,
+    width: usize,
+    /// Indices to pad by and to pack by; none where all lengths are equal.
+    maps: Option<(Tensor, Tensor)>,
+}
+
+impl Packing {
+    /// Sequences of these lengths, one after another.
+    pub fn new(lengths: &[usize], device: &Device) -> Result<Self> {
+        let width = lengths.iter().copied().max().unwrap_or(0);
+        let ragged = lengths.iter().any(|&length| length != width);
+        let maps = if ragged { Some(Self::maps(lengths, width, device)?) } else { None };
+        Ok(Self { lengths: lengths.to_vec(), width, maps })
+    }
+
+    fn maps(lengths: &[usize], width: usize, device: &Device) -> Result<(Tensor, Tensor)> {
+        let mut pad = Vec::with_capacity(lengths.len() * width);
+        let mut pack = Vec::new();
+        let mut start = 0u32;
+        for (sequence, &length) in lengths.iter().enumerate() {
+            // Padding repeats row 0: the mask hides it from every query, so its values and gradients never count.
+            pad.extend((0..width).map(|i| if i < length { start + i as u32 } else { 0 }));
+            pack.extend((0..length).map(|i| (sequence * width + i) as u32));
+            start += length as u32;
+        }
+        Ok((Tensor::new(pad, device)?, Tensor::new(pack, device)?))
+    }
+
+    /// Number of sequences.
+    pub fn batch(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Length of the longest.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// `[n, d]` -> `[batch, width, d]`.
+    pub fn pad(&self, x: &Tensor) -> Result<Tensor> {
+        let d = x.dim(1)?;
+        let padded = match &self.maps {
+            Some((pad, _)) => x.index_select(pad, 0)?,
+            None => x.clone(),
+        };
+        padded.reshape((self.batch(), self.width, d))
+    }
+
+    /// `[batch, width, d]` -> `[n, d]`.
+    pub fn pack(&self, x: &Tensor) -> Result<Tensor> {
+        let d = x.dim(2)?;
+        let rows = x.reshape((self.batch() * self.width, d))?;
+        match &self.maps {
+            Some((_, pack)) => rows.index_select(pack, 0),
+            None => Ok(rows),
+        }
+    }
+}
+
+/// Which rows a block computes.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows<'a> {
+    All,
+    /// Per sequence, the positions wanted, ascending. Attention still sees all of the sequence before them.
+    At(&'a [Vec<u32>]),
+}
+
+/// What one pass through a block needs besides its rows.
+pub struct Plan {
+    /// Rows that give keys and values.
+    pub keys: Packing,
+    /// Rows that ask, and whose outputs are computed.
+    pub queries: Packing,
+    /// Indices of the asking rows among all; none if all ask.
+    pub select: Option<Tensor>,
+    pub key_angles: Angles,
+    pub query_angles: Angles,
+    /// `[batch, 1, 1, query width, key width]`: 0 where a query may look, minus infinity where not; none if it may
+    /// look everywhere.
+    pub mask: Option<Tensor>,
+}
+
+impl Plan {
+    /// A causal pass over sequences of `lengths`, of which the first `past` positions are in a cache already (then there
+    /// is one sequence).
+    pub fn causal(lengths: &[usize], past: usize, rows: Rows<'_>, rotary: &Rotary, device: &Device) -> Result<Self> {
+        assert!(past == 0 || lengths.len() == 1, "a cache belongs to one sequence");
+        let positions = |length: usize| (past as u32)..(past + length) as u32;
+        let key_positions: Vec<u32> = lengths.iter().flat_map(|&length| positions(length)).collect();
+        let asking: Vec<Vec<u32>> = match rows {
+            Rows::All => lengths.iter().map(|&length| positions(length).collect()).collect(),
+            Rows::At(selected) => selected.to_vec(),
+        };
+        let query_lengths: Vec<usize> = asking.iter().map(Vec::len).collect();
+        let query_positions: Vec<u32> = asking.iter().flatten().copied().collect();
+        let select = match rows {
+            Rows::All => None,
+            Rows::At(selected) => Some(Tensor::new(flat_index(lengths, past, selected), device)?),
+        };
+        Ok(Self {
+            keys: Packing::new(lengths, device)?,
+            queries: Packing::new(&query_lengths, device)?,
+            select,
+            key_angles: rotary.at(&key_positions)?,
+            query_angles: rotary.at(&query_positions)?,
+            mask: causal_mask(lengths, past, &asking, device)?,
+        })
+    }
+
+    /// The rows that ask, out of `x [n, d]`.
+    pub fn select(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.select {
+            Some(index) => x.index_select(index, 0),
+            None => Ok(x.clone()),
+        }
+    }
+}
+
+fn flat_index(lengths: &[usize], past: usize, selected: &[Vec<u32>]) -> Vec<u32> {
+    let mut start = 0u32;
+    let mut index = Vec::new();
+    for (&length, positions) in lengths.iter().zip(selected) {
+        index.extend(positions.iter().map(|&position| start + position - past as u32));
+        start += length as u32;
+    }
+    index
+}
+
+fn causal_mask(lengths: &[usize], past: usize, asking: &[Vec<u32>], device: &Device) -> Result<Option<Tensor>> {
+    let key_width = past + lengths.iter().copied().max().unwrap_or(0);
+    let query_width = asking.iter().map(Vec::len).max().unwrap_or(0);
+    let sees_all = asking.iter().all(|positions| positions.iter().all(|&p| p as usize + 1 == key_width));
+    if sees_all && lengths.len() == 1 {
+        return Ok(None);
+    }
+    let mut mask = vec![0f32; lengths.len() * query_width * key_width];
+    for (rows, positions) in mask.chunks_exact_mut(query_width * key_width).zip(asking) {
+        for (row, &position) in rows.chunks_exact_mut(key_width).zip(positions) {
+            row[position as usize + 1..].fill(f32::NEG_INFINITY);
+        }
+    }
+    Tensor::from_vec(mask, (lengths.len(), 1, 1, query_width, key_width), device).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::{assert_close, random};
+
+    #[test]
+    fn packing_undoes_padding() {
+        for lengths in [vec![3, 1, 2], vec![2, 2], vec![5]] {
+            let packing = Packing::new(&lengths, &Device::Cpu).unwrap();
+            let x = random(&[lengths.iter().sum(), 4], 1);
+            let padded = packing.pad(&x).unwrap();
+            assert_eq!(padded.dims(), [lengths.len(), packing.width(), 4]);
+            assert_close(&packing.pack(&padded).unwrap(), &x, 0.0);
+        }
+    }
+
+    #[test]
+    fn a_query_sees_its_past_and_itself_only() {
+        let mask = causal_mask(&[2], 1, &[vec![1, 2]], &Device::Cpu).unwrap().unwrap();
+        let mask: Vec<f32> = mask.flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(mask, [0., 0., f32::NEG_INFINITY, 0., 0., 0.]);
+        assert!(causal_mask(&[1], 7, &[vec![7]], &Device::Cpu).unwrap().is_none());
+    }
+}

@@ -1,0 +1,8 @@
+//! Training an editor and measuring one.
+//!
+//! The base model is frozen, so the hidden states at the tail's door never change: [`cache`] computes them once. A step
+//! captures a batch of edits, lets the editor's network transform their factors, and runs the tail with the edits in
+//! factored form ([`factored`]): the edited matrices are never built.
+
+pub mod factored;
+pub mod objective;

@@ -1,0 +1,77 @@
+//! What the integration tests share.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Value, json};
+
+/// A file beside the checkout, or the one that `variable` names. None, said aloud, where it is absent.
+pub fn shared_file(variable: &str, relative: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable)
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(relative), PathBuf::from);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is absent", path.display());
+    None
+}
+
+/// Largest absolute difference over the largest entry of `want`; infinite if anything is not a number.
+pub fn relative_error(got: &Tensor, want: &Tensor) -> f32 {
+    assert_eq!(got.dims(), want.dims());
+    let largest = |t: &Tensor| {
+        let values = t.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
+        values.iter().fold(0f32, |m, v| if v.is_nan() { f32::INFINITY } else { m.max(v.abs()) })
+    };
+    largest(&(got - want).unwrap()) / largest(want).max(f32::MIN_POSITIVE)
+}
+
+/// Fails unless `got` is within `tolerance` of `want`'s largest entry.
+pub fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
+    let error = relative_error(got, want);
+    assert!(error <= tolerance, "{what}: relative error {error} exceeds {tolerance}");
+}
+
+/// A byte-level tokenizer without merges: every byte is a token, printable ASCII first, then space and the others.
+/// Bytes beyond the vocabulary are unknown to it.
+pub fn byte_tokenizer(vocabulary: usize) -> Value {
+    let plain = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let mut letters: Vec<char> = (b'!'..=b'~').map(char::from).collect();
+    // GPT-2 writes the bytes that are not printable as the characters from U+0100 on.
+    let shifted: Vec<char> =
+        (0..=255u8).filter(|byte| !plain(byte)).zip(256u32..).filter_map(|(_, code)| char::from_u32(code)).collect();
+    letters.push('\u{120}');
+    letters.extend(shifted.into_iter().filter(|letter| *letter != '\u{120}'));
+    letters.extend((0xa1..=0xffu8).filter(|byte| plain(byte)).map(char::from));
+    let vocab: serde_json::Map<String, Value> =
+        letters.iter().take(vocabulary).enumerate().map(|(id, letter)| (letter.to_string(), json!(id))).collect();
+    json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true},
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true},
+        "model": {"type": "BPE", "vocab": vocab, "merges": []}
+    })
+}
+
+/// Writes a Hugging Face folder.
+pub fn write_folder(folder: &Path, config: &Value, tensors: &HashMap<String, Tensor>) {
+    let vocabulary = config["vocab_size"].as_u64().unwrap() as usize;
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    std::fs::write(folder.join("tokenizer.json"), byte_tokenizer(vocabulary).to_string()).unwrap();
+    candle_core::safetensors::save(tensors, folder.join("model.safetensors")).unwrap();
+}
+
+/// Tensors and metadata of a safetensors file.
+pub fn read_safetensors(path: &Path) -> (HashMap<String, Tensor>, HashMap<String, String>) {
+    let bytes = std::fs::read(path).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().clone().unwrap_or_default();
+    (candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap(), metadata)
+}
