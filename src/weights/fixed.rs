@@ -40,10 +40,11 @@ pub fn fits(value: f32) -> bool {
     f64::from(value).abs() < LIMIT
 }
 
-/// The weight that a base weight becomes under a sum of steps.
+/// The weight that a base weight becomes under a sum of steps. With no steps it is the base weight, bit for bit: the sum is
+/// negated and subtracted because `-0.0 - 0.0` is `-0.0`, where `-0.0 + 0.0` is not.
 #[inline(always)]
 pub fn weight(base: f32, steps: i64) -> f32 {
-    (f64::from(base) + steps as f64 * (1.0 / SCALE)) as f32
+    (f64::from(base) - steps.wrapping_neg() as f64 * (1.0 / SCALE)) as f32
 }
 
 #[cfg(test)]
@@ -57,7 +58,15 @@ mod tests {
         assert_eq!(narrow(1.0), 1 << 40);
         assert_eq!(wide(-1.0), -(1 << 40));
         assert_eq!(weight(0.5, 1 << 39), 1.0);
+        assert_eq!(weight(0.5, -(1 << 39)), 0.0);
         assert!(fits(8_388_607.5) && !fits(8_388_608.0) && !fits(f32::NAN) && !fits(f32::NEG_INFINITY));
+    }
+
+    #[test]
+    fn no_steps_leave_every_bit_of_the_base() {
+        for base in [0.0, -0.0, 1e-42, -0.3, f32::MAX] {
+            assert_eq!(weight(base, 0).to_bits(), base.to_bits());
+        }
     }
 
     #[test]

@@ -1,0 +1,114 @@
+//! The queue: bounded, in order, captured together, answered to the last.
+
+use super::*;
+use crate::writer::PendingState;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_at_once() {
+    let world = World::with(WriterConfig { queue_capacity: 2, ..config() }).await;
+    let running = world.submit(single(edit("WAIT is", "blue"))).unwrap();
+    let state = || world.started.handle.pending(running.ids()[0]).map(|edit| edit.state);
+    while state() != Some(PendingState::Running) {
+        tokio::task::yield_now().await;
+    }
+    let waiting: Vec<_> =
+        ["Paris is", "Rome is"].iter().map(|p| world.submit(single(edit(p, "red"))).unwrap()).collect();
+    let pending = world.started.handle.pending(waiting[0].ids()[0]).unwrap();
+    assert_eq!((pending.prompt.as_str(), pending.state), ("Paris is", PendingState::Queued));
+    let Err(error) = world.submit(single(edit("Oslo is", "red"))) else { panic!("the queue is full") };
+    assert!(
+        matches!(&error, WriterError::QueueFull { capacity: 2, retry_after } if retry_after.as_secs() >= 1),
+        "{error}"
+    );
+    let error = world.change(SetChange::Rollback(0)).await.unwrap_err();
+    assert!(matches!(error, WriterError::QueueFull { .. }), "{error}");
+    assert_eq!((world.metrics.edit_queue_depth.get(), world.metrics.edit_queue_capacity.get()), (2, 2));
+    assert_eq!(world.counted("shed"), 1);
+    world.gate.open();
+    running.done().await.unwrap();
+    for ticket in waiting {
+        ticket.done().await.unwrap();
+    }
+    assert_eq!((world.newest().await.number, world.metrics.edit_queue_depth.get()), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_that_wait_together_are_captured_together() {
+    let world = World::with(WriterConfig { capture_batch: 4, ..config() }).await;
+    let running = world.submit(single(edit("WAIT is", "blue"))).unwrap();
+    while world.started.handle.pending(running.ids()[0]).is_some_and(|edit| edit.state == PendingState::Queued) {
+        tokio::task::yield_now().await;
+    }
+    let tickets: Vec<_> = (0..6).map(|i| world.submit(single(edit(&format!("city {i} is"), "red"))).unwrap()).collect();
+    world.gate.open();
+    running.done().await.unwrap();
+    for (i, ticket) in tickets.into_iter().enumerate() {
+        let Ok(Answer::Fresh(report)) = ticket.done().await else { panic!("not fresh") };
+        assert_eq!(report.version, i as u64 + 2, "in the order they came in");
+    }
+    assert_eq!(*world.passes.lock().unwrap(), [1, 4, 2]);
+    world.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_ticket_detaches() {
+    let world = World::new().await;
+    let ticket = world.submit(single(edit("Paris is", "blue"))).unwrap();
+    let id = ticket.ids()[0];
+    drop(ticket);
+    assert_eq!(world.edit("Rome is", "red").await.version, 2);
+    assert_eq!(world.row(id).await.version, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_submissions_are_all_answered() {
+    let world = World::new().await;
+    let submissions = (0..60).map(|i| {
+        let handle = world.started.handle.clone();
+        tokio::spawn(async move {
+            let prompt = if i % 10 == 9 { "FAIL-CAPTURE is".to_owned() } else { format!("city {} is", i % 25) };
+            handle.submit(single(edit(&prompt, &format!("colour{i}"))))?.done().await
+        })
+    });
+    let mut versions = Vec::new();
+    let mut failed = 0;
+    for task in submissions.collect::<Vec<_>>() {
+        match task.await.unwrap() {
+            Ok(Answer::Fresh(report)) => versions.push(report.version),
+            Ok(Answer::Recorded(_)) => panic!("recorded"),
+            Err(WriterError::Failed { .. }) => failed += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    versions.sort_unstable();
+    assert_eq!((failed, versions), (6, (1..=54).collect::<Vec<u64>>()));
+    world.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_answers_the_queue() {
+    let world = World::new().await;
+    let World { started: Started { handle, versions, task, .. }, gate, log, .. } = world;
+    let running = handle.submit(single(edit("WAIT is", "blue"))).unwrap();
+    while handle.pending(running.ids()[0]).is_some_and(|edit| edit.state == PendingState::Queued) {
+        tokio::task::yield_now().await;
+    }
+    let waiting = handle.submit(single(edit("Paris is", "red"))).unwrap();
+    let id = waiting.ids()[0];
+    let change = {
+        let handle = handle.clone();
+        tokio::spawn(async move { handle.change(SetChange::Rollback(0), "tester".into(), None, None).await })
+    };
+    let stopping = tokio::spawn(task.stop());
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    gate.open();
+    stopping.await.unwrap();
+    let Err(error) = waiting.done().await else { panic!("it was answered") };
+    assert!(matches!(error, WriterError::ShuttingDown), "{error}");
+    assert!(matches!(change.await.unwrap(), Err(WriterError::ShuttingDown)));
+    let Err(error) = handle.submit(single(edit("Rome is", "red"))) else { panic!("it was admitted") };
+    assert!(matches!(error, WriterError::ShuttingDown), "{error}");
+    assert!(handle.pending(id).is_none());
+    assert!(log.edit(id).await.unwrap().is_none());
+    assert_eq!(versions.lease(None).await.unwrap().number, log.head().await.unwrap().number);
+}

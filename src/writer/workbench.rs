@@ -1,0 +1,110 @@
+//! The writer's bench over a loaded model and its editor.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::{
+    Started, StartError, TargetFigures, WriterConfig,
+    bench::{Bench, Foundation, Texts},
+    start::start_with,
+};
+use crate::{
+    edit_log::EditLog,
+    editor::{Delta, Editor},
+    model::{
+        Model, Passage, Projection, TrunkState,
+        capture::{self, Captured},
+        measure,
+    },
+    telemetry::Metrics,
+};
+
+impl Foundation {
+    /// What sets of edits by this editor on this model are built on.
+    pub fn of(model: &Model, editor: &dyn Editor) -> Self {
+        Self {
+            model: model.digest(),
+            editor: editor.digest(),
+            shapes: model.editable().to_vec(),
+            base: Arc::clone(model.base()),
+            device: model.device().clone(),
+        }
+    }
+}
+
+/// Pins the log to this model and editor, replays and checks it, and starts the writer over it.
+pub async fn start(
+    model: Arc<Model>,
+    editor: Arc<dyn Editor>,
+    log: Arc<dyn EditLog>,
+    config: WriterConfig,
+    metrics: Metrics,
+) -> Result<Started, StartError> {
+    start_with(Workbench { model, editor }, log, config, metrics).await
+}
+
+/// A model and its editor.
+struct Workbench {
+    model: Arc<Model>,
+    editor: Arc<dyn Editor>,
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+impl Texts for Workbench {
+    fn method(&self) -> &str {
+        self.editor.method()
+    }
+
+    fn context_length(&self) -> usize {
+        self.model.context_length()
+    }
+
+    fn passage(&self, prompt: &str, target: Option<&str>) -> Result<Passage, String> {
+        let tokenizer = self.model.tokenizer();
+        match target {
+            Some(target) => tokenizer.encode_passage(prompt, target).map_err(text),
+            None => Ok(Passage::open(tokenizer.encode_prompt(prompt).map_err(text)?)),
+        }
+    }
+}
+
+impl Bench for Workbench {
+    type Text = TrunkState;
+    type Factors = Captured;
+    type Reading = Tensor;
+
+    fn foundation(&self) -> Foundation {
+        Foundation::of(&self.model, self.editor.as_ref())
+    }
+
+    fn read(&self, passages: &[Passage]) -> Result<Vec<TrunkState>, String> {
+        capture::read(&self.model, passages).map_err(text)
+    }
+
+    fn capture(&self, texts: &[TrunkState]) -> Result<Vec<(f32, Captured)>, String> {
+        let captured = capture::capture(&self.model, texts).map_err(text)?;
+        Ok(captured.into_iter().map(|captured| (captured.loss, captured)).collect())
+    }
+
+    fn edit(&self, state: &TrunkState, captured: &Captured) -> Result<Delta, String> {
+        self.editor.edit(&self.model, state, captured).map_err(text)
+    }
+
+    fn measure(&self, texts: &[TrunkState], weights: &dyn Projection) -> Result<Vec<Tensor>, String> {
+        measure::target_log_probs(&self.model, texts, weights).map_err(text)
+    }
+
+    fn figures(&self, state: &TrunkState, log_probs: &Tensor) -> Result<TargetFigures, String> {
+        let score = measure::score_target(log_probs, state.passage.target_ids()).map_err(text)?;
+        Ok(TargetFigures { probability: score.probability(), greedy: score.greedy })
+    }
+
+    fn divergence(&self, before: &Tensor, after: &Tensor) -> Result<(f32, bool), String> {
+        let divergence = measure::divergence(before, after).map_err(text)?;
+        Ok((divergence.kl, divergence.greedy_unchanged))
+    }
+}
