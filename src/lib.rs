@@ -20,4 +20,8 @@
 //! things) and [`cli`] (the commands).
 
 pub mod digest;
+pub mod edit_log;
+pub mod generation;
+pub mod http;
 pub mod telemetry;
+pub mod writer;
