@@ -21,7 +21,10 @@
 
 pub mod digest;
 pub mod edit_log;
+pub mod editor;
 pub mod generation;
 pub mod http;
+pub mod model;
 pub mod telemetry;
+pub mod weights;
 pub mod writer;

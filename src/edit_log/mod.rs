@@ -6,7 +6,10 @@
 //! every entry carries the hash of the one before it, see [`chain`].
 
 pub mod chain;
+mod check;
 mod error;
+mod lock;
+mod names;
 mod rows;
 pub mod sqlite;
 
@@ -16,6 +19,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 pub use error::LogError;
+pub use lock::WriterLock;
 pub use rows::{
     Change, ChangeKind, EditQuery, EditRow, EditStatus, IdempotencyRow, Identity, NewEdit, NewVersion, Outcome, Page,
     Removal, VersionKind, VersionRow,
@@ -29,13 +33,15 @@ pub trait EditLog: Send + Sync {
     async fn pin(&self, identity: &Identity) -> Result<(), LogError>;
 
     /// Writes a version, its new edits with their contributions and its idempotency record in one transaction.
-    /// [`LogError::VersionConflict`] if `version.number` is not the head's plus one.
+    /// [`LogError::VersionConflict`] if `version.number` is not the head's plus one; [`LogError::Inconsistent`] if an edit
+    /// is removed that is not active, restored that was not taken back, new but known, or shares its prompt with another
+    /// active one, or if the idempotency key has an answer already. After any error the log is as it was.
     async fn commit(&self, version: NewVersion) -> Result<VersionRow, LogError>;
 
     /// Records edits that were rejected or failed: they change no version.
     async fn record(&self, edits: Vec<NewEdit>) -> Result<(), LogError>;
 
-    /// The newest version; version 0 right after [`EditLog::pin`].
+    /// The newest version; version 0 right after [`EditLog::pin`], [`LogError::NotPinned`] before it.
     async fn head(&self) -> Result<VersionRow, LogError>;
 
     /// One version.
@@ -44,10 +50,11 @@ pub trait EditLog: Send + Sync {
     /// Versions, newest first, below `before` if given.
     async fn versions(&self, before: Option<u64>, limit: u32) -> Result<Vec<VersionRow>, LogError>;
 
-    /// The changes that lead from version `after` (exclusive) to version `to` (inclusive), in order.
+    /// The changes that lead from version `after` (exclusive) to version `to` (inclusive), in order; within a version
+    /// removals come first. Empty if `after` is not below `to`; [`LogError::UnknownVersion`] if there is no version `to`.
     async fn changes(&self, after: u64, to: u64) -> Result<Vec<Change>, LogError>;
 
-    /// The ids of the edits active in version `number`.
+    /// The ids of the edits active in version `number`; [`LogError::UnknownVersion`] if there is none.
     async fn active_set(&self, number: u64) -> Result<BTreeSet<Uuid>, LogError>;
 
     /// One edit, with its status as of the newest version.
@@ -56,14 +63,15 @@ pub trait EditLog: Send + Sync {
     /// Edits, newest first, one page.
     async fn edits(&self, query: &EditQuery) -> Result<Page<EditRow>, LogError>;
 
-    /// The bytes that an applied edit contributes; checked against the digest stored beside them.
+    /// The bytes that an applied edit contributes, checked against the digest that its row holds.
+    /// [`LogError::NoContribution`] if the edit was rejected or failed.
     async fn contribution(&self, id: Uuid) -> Result<Vec<u8>, LogError>;
 
     /// The answer recorded under an idempotency key.
     async fn idempotent(&self, key: &str) -> Result<Option<IdempotencyRow>, LogError>;
 
-    /// Walks all entries in order and recomputes every hash; [`LogError::Damaged`] names the first row that does not
-    /// fit. Returns the number of entries.
+    /// Walks all entries in order, one contribution in memory at a time, and recomputes every hash; [`LogError::Damaged`]
+    /// names the first row that does not fit. Returns the number of entries. See [`chain`] for what it can not see.
     async fn check_chain(&self) -> Result<u64, LogError>;
 
     /// Whether the log can be reached.

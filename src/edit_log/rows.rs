@@ -1,11 +1,14 @@
 //! The rows of the log, as values.
 
+use std::fmt::Display;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::LogError;
 use crate::digest::Digest;
 
 /// What a log belongs to: pinned at first use, checked at every later one.
@@ -21,6 +24,24 @@ pub struct Identity {
     pub base_weights: Digest,
     /// `set_digest` of the empty set.
     pub empty_set: Digest,
+}
+
+impl Identity {
+    /// Whether a log that is pinned to this one may be used with `given`.
+    pub(super) fn same_as(&self, given: &Self) -> Result<(), LogError> {
+        let text = |what, pinned: &dyn Display, given: &dyn Display| (what, pinned.to_string(), given.to_string());
+        let pairs = [
+            text("model", &self.base, &given.base),
+            text("editor", &self.editor, &given.editor),
+            text("composition", &self.composition, &given.composition),
+            text("base model's weights", &self.base_weights, &given.base_weights),
+            text("empty set", &self.empty_set, &given.empty_set),
+        ];
+        match pairs.into_iter().find(|(_, pinned, given)| pinned != given) {
+            Some((what, pinned, given)) => Err(LogError::IdentityMismatch { what, pinned, given }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How an attempt to edit ended.
@@ -183,11 +204,13 @@ pub struct EditQuery {
     /// Text that the prompt or target contains, ignoring ASCII case.
     pub text: Option<String>,
     pub actor: Option<String>,
+    /// Received at this time or later.
     pub since: Option<Timestamp>,
+    /// Received before this time.
     pub until: Option<Timestamp>,
     /// Only edits whose `seq` is below this one (from a page's `next`).
     pub before: Option<u64>,
-    /// Page size; at least 1.
+    /// Page size; 0 is taken as 1.
     pub limit: u32,
 }
 

@@ -17,6 +17,7 @@ mod edits;
 pub mod error;
 mod extract;
 mod generate;
+mod handles;
 mod headers;
 mod health;
 mod idempotency;

@@ -64,21 +64,28 @@ impl From<GenerateError> for Problem {
 impl From<LogError> for Problem {
     fn from(error: LogError) -> Self {
         // What the database said may name files of the host: it goes to the operator's log, not to the client.
-        tracing::error!(%error, "the log failed");
+        tracing::error!(%error, "the log refused or failed");
+        let detail = error.to_string();
         match error {
-            LogError::UnknownEdit(id) => Self::new(Code::UnknownEdit, error.to_string()).with("id", id),
-            LogError::UnknownVersion(number) => {
-                Self::new(Code::UnknownVersion, error.to_string()).with("number", number)
+            LogError::UnknownEdit(id) => Self::new(Code::UnknownEdit, detail).with("id", id),
+            LogError::UnknownVersion { number, newest } => unknown_version(number, newest),
+            LogError::VersionConflict { .. } => {
+                Self::new(Code::VersionConflict, "another version came first; try again")
             }
-            LogError::VersionConflict { .. } => Self::new(Code::VersionConflict, error.to_string()),
-            LogError::Damaged { .. } => Self::new(Code::LogDamaged, error.to_string()),
+            LogError::Damaged { table, row, .. } => {
+                Self::new(Code::LogDamaged, detail).with("table", table).with("row", row)
+            }
             LogError::IdentityMismatch { .. } => {
-                Self::new(Code::LogDamaged, "the log belongs to another model or editor")
+                Self::new(Code::LogDamaged, "the log belongs to another model, editor or composition")
             }
-            LogError::Full => Self::new(Code::LogFull, "the log's disk is full"),
-            LogError::ReadOnly => Self::new(Code::LogUnavailable, "the log is read-only"),
-            LogError::Locked { .. } => Self::new(Code::LogUnavailable, "another process holds the log"),
-            _ => Self::new(Code::LogUnavailable, "the log's storage failed"),
+            LogError::NotPinned => Self::new(Code::NotReady, detail),
+            LogError::Full => Self::new(Code::LogFull, detail),
+            LogError::ReadOnly => Self::new(Code::LogUnavailable, detail),
+            LogError::Locked { .. } => Self::new(Code::LogUnavailable, "another process writes to this database"),
+            LogError::NoDatabase { .. } | LogError::Storage(_) => {
+                Self::new(Code::LogUnavailable, "the log's storage failed")
+            }
+            LogError::Inconsistent(_) | LogError::NoContribution(_) => Self::internal(detail),
         }
     }
 }

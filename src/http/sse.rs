@@ -27,7 +27,9 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 pub(super) struct TokenEvent {
     /// Whole characters, no part of a stop string.
     text: String,
+    /// Of its tokens, if they were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     logprobs: Vec<TokenLogprob>,
 }
 

@@ -10,7 +10,7 @@ use crate::{
     digest::Digest,
     edit_log::{EditRow, EditStatus},
     http::error::Problem,
-    writer::{DeltaReport, LocalityReport, PendingEdit, PendingState, PhasesMs, TargetReport},
+    writer::{DeltaReport, LocalityReport, PendingEdit, PendingState, TargetReport},
 };
 
 /// Where an edit stands.
@@ -86,7 +86,26 @@ struct Figures {
     #[serde(default)]
     delta: Vec<DeltaReport>,
     #[serde(default)]
-    phases_ms: Option<PhasesMs>,
+    phases_ms: Option<PhasesReached>,
+}
+
+/// Wall-clock milliseconds of each phase that the edit reached.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+struct PhasesReached {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    queue: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    capture: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    editor: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    guard: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    commit: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    publish: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    total: Option<f64>,
 }
 
 impl TryFrom<EditRow> for EditEntry {

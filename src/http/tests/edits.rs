@@ -170,6 +170,7 @@ async fn an_edit_shows_its_figures_and_where_it_stands() {
     let failed = world.get(&format!("/edits/{}", id(4))).await.ok(200);
     assert_eq!((&failed["status"], &failed["reason"]), (&json!("failed"), &json!("not finite")));
     assert!(failed["prompt"].is_null() && failed["version"].is_null());
+    assert_eq!(failed["phases_ms"], json!({"queue": 1.5, "total": 2.5}));
 }
 
 #[tokio::test]

@@ -211,7 +211,7 @@ async fn what_the_engine_refuses() {
 async fn what_the_log_refuses() {
     type Make = fn() -> LogError;
     let damaged: Make =
-        || LogError::Damaged { table: "entries".into(), row: "17".into(), why: "the hash does not fit".into() };
+        || LogError::Damaged { table: "entries", row: "17".into(), why: "the hash does not fit".into() };
     let cases: [(Make, Code); 4] = [
         (damaged, Code::LogDamaged),
         (|| LogError::ReadOnly, Code::LogUnavailable),

@@ -1,0 +1,81 @@
+//! Why the log did not do what it was asked. `http` maps each variant to a stable code and a status.
+
+use std::path::PathBuf;
+
+use sqlx::sqlite::SqliteError;
+use thiserror::Error;
+use uuid::Uuid;
+
+/// Why the log refused or failed. After any of them the log is as it was before the call.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// The log was pinned to something else at first use: another model, another editor, another composition.
+    #[error("the log belongs to another {what}: it is pinned to {pinned}, but {given} was given")]
+    IdentityMismatch { what: &'static str, pinned: String, given: String },
+    /// Nothing was pinned yet, so there is no version 0.
+    #[error("the log is empty: no model is pinned to it yet")]
+    NotPinned,
+    /// A version was committed that does not follow the newest one.
+    #[error("version {given} can not be committed: the next one is {expected}")]
+    VersionConflict { expected: u64, given: u64 },
+    /// Rows that contradict the log: a defect of the caller.
+    #[error("the log refused rows that contradict it: {0}")]
+    Inconsistent(String),
+    /// A row does not fit what the chain says about it; the first one that was met.
+    #[error("the log is damaged: table {table}, {row}: {why}")]
+    Damaged { table: &'static str, row: String, why: String },
+    /// No such edit.
+    #[error("there is no edit {0}")]
+    UnknownEdit(Uuid),
+    /// An edit that was rejected or failed contributes nothing.
+    #[error("edit {0} was not applied and has no contribution")]
+    NoContribution(Uuid),
+    /// No such version.
+    #[error("there is no version {number}; the newest is {newest}")]
+    UnknownVersion { number: u64, newest: u64 },
+    /// The disk is full.
+    #[error("the disk that holds the log is full")]
+    Full,
+    /// The database or its folder can not be written, or it was opened for reading only.
+    #[error("the log can not be written: it is read-only")]
+    ReadOnly,
+    /// Another process is the writer (law 5).
+    #[error("another process writes to this database: {holder}")]
+    Locked { holder: String },
+    /// The database file does not exist.
+    #[error("there is no database at {}", .path.display())]
+    NoDatabase { path: PathBuf },
+    /// Anything else that the storage said.
+    #[error("the log's storage failed: {0}")]
+    Storage(String),
+}
+
+impl LogError {
+    /// A row that does not fit.
+    pub(super) fn damaged(table: &'static str, row: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Damaged { table, row: row.into(), why: why.into() }
+    }
+}
+
+// Primary result codes: https://www.sqlite.org/rescode.html
+const SQLITE_READONLY: i32 = 8;
+const SQLITE_CORRUPT: i32 = 11;
+const SQLITE_FULL: i32 = 13;
+const SQLITE_NOTADB: i32 = 26;
+
+impl From<sqlx::Error> for LogError {
+    fn from(error: sqlx::Error) -> Self {
+        // The low byte of an extended code is the primary one.
+        let code = error
+            .as_database_error()
+            .and_then(|database| database.try_downcast_ref::<SqliteError>())
+            .and_then(|sqlite| sqlx::error::DatabaseError::code(sqlite)?.parse::<i32>().ok())
+            .map(|extended| extended & 0xff);
+        match code {
+            Some(SQLITE_FULL) => Self::Full,
+            Some(SQLITE_READONLY) => Self::ReadOnly,
+            Some(SQLITE_CORRUPT | SQLITE_NOTADB) => Self::damaged("(the database file)", "a page", error.to_string()),
+            _ => Self::Storage(error.to_string()),
+        }
+    }
+}

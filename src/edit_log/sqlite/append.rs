@@ -1,0 +1,362 @@
+//! Writing: each function is one transaction, which is rolled back whole if anything is wrong.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use sqlx::{Connection, Sqlite, SqliteConnection, Transaction};
+use uuid::Uuid;
+
+use super::{
+    convert::{self, bound, stored_time},
+    read,
+};
+use crate::{
+    digest::Digest,
+    edit_log::{
+        ChangeKind, IdempotencyRow, Identity, LogError, NewEdit, NewVersion, Outcome, VersionKind, VersionRow,
+        chain::{
+            ChangeBody, EditBody, Entry, EntryKind, GENESIS, IdempotencyBody, VersionBody, changes_digest,
+            identity_digest,
+        },
+    },
+};
+
+/// Who pins: no request does.
+const SYSTEM: &str = "system";
+
+/// Pins an empty log and makes its version 0, or checks that it is pinned to the same.
+pub(super) async fn pin(connection: &mut SqliteConnection, identity: &Identity) -> Result<(), LogError> {
+    let mut tail = Tail::begin(connection).await?;
+    if let Some(pinned) = read::identity(&mut *tail.transaction).await? {
+        return pinned.same_as(identity);
+    }
+    let seq = tail.entry(EntryKind::Identity, None, SYSTEM, identity_digest(identity)).await?;
+    sqlx::query(
+        "INSERT INTO identity (seq, base, editor, composition, base_weights, empty_set) VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(bound(seq))
+    .bind(&identity.base.as_bytes()[..])
+    .bind(&identity.editor.as_bytes()[..])
+    .bind(&identity.composition)
+    .bind(&identity.base_weights.as_bytes()[..])
+    .bind(&identity.empty_set.as_bytes()[..])
+    .execute(&mut *tail.transaction)
+    .await?;
+    let base = VersionBody {
+        number: 0,
+        kind: VersionKind::Base,
+        digest: identity.base_weights,
+        set_digest: identity.empty_set,
+        active: 0,
+        changes: changes_digest(0, &[]),
+        idempotency: None,
+    };
+    tail.version(SYSTEM, &base).await?;
+    tail.commit().await
+}
+
+/// Writes a version with everything that belongs to it.
+pub(super) async fn commit(connection: &mut SqliteConnection, version: NewVersion) -> Result<VersionRow, LogError> {
+    let mut tail = Tail::begin(connection).await?;
+    let head = read::head(&mut tail.transaction).await?;
+    let expected = head.number + 1;
+    if version.number != expected {
+        return Err(LogError::VersionConflict { expected, given: version.number });
+    }
+    if version.kind == VersionKind::Base {
+        return Err(LogError::Inconsistent("only version 0 is the base".into()));
+    }
+    let changes = changes_of(&version);
+    check_removals(&mut tail.transaction, &version).await?;
+    check_restored(&mut tail.transaction, &version).await?;
+    let added: Vec<Uuid> =
+        changes.iter().filter(|change| change.kind == ChangeKind::Added).map(|change| change.edit).collect();
+    for edit in version.edits {
+        if edit.outcome != Outcome::Applied {
+            return Err(LogError::Inconsistent(format!("edit {} is part of a version but was not applied", edit.id)));
+        }
+        tail.edit(edit, Some(version.number)).await?;
+    }
+    let answer = version.idempotency.map(|row| idempotency_body(version.number, row));
+    let body = VersionBody {
+        number: version.number,
+        kind: version.kind,
+        digest: version.digest,
+        set_digest: version.set_digest,
+        // No underflow: each removed edit was found active, and the table refuses the same change twice.
+        active: head.active + added.len() as u64 - version.removed.len() as u64,
+        changes: changes_digest(version.number, &changes),
+        idempotency: answer.as_ref().map(IdempotencyBody::digest),
+    };
+    let row = tail.version(&version.actor, &body).await?;
+    tail.changes(version.number, &changes).await?;
+    if let Some(answer) = &answer {
+        tail.idempotency(answer).await?;
+    }
+    check_prompts(&mut tail.transaction, &added).await?;
+    tail.commit().await?;
+    Ok(row)
+}
+
+/// Writes edits that changed nothing.
+pub(super) async fn record(connection: &mut SqliteConnection, edits: Vec<NewEdit>) -> Result<(), LogError> {
+    let mut tail = Tail::begin(connection).await?;
+    // Version 0 stands before any edit.
+    read::head(&mut tail.transaction).await?;
+    for edit in edits {
+        if edit.outcome == Outcome::Applied {
+            return Err(LogError::Inconsistent(format!("edit {} was applied but is in no version", edit.id)));
+        }
+        tail.edit(edit, None).await?;
+    }
+    tail.commit().await
+}
+
+/// Removals first, then what becomes active again, then what is new.
+fn changes_of(version: &NewVersion) -> Vec<ChangeBody> {
+    let removed = version.removed.iter().map(|removal| ChangeBody {
+        edit: removal.edit,
+        kind: ChangeKind::Removed,
+        superseded_by: removal.superseded_by,
+    });
+    let added = version.restored.iter().copied().chain(version.edits.iter().map(|edit| edit.id));
+    let added = added.map(|edit| ChangeBody { edit, kind: ChangeKind::Added, superseded_by: None });
+    removed.chain(added).collect()
+}
+
+async fn check_removals(connection: &mut SqliteConnection, version: &NewVersion) -> Result<(), LogError> {
+    let added: BTreeSet<Uuid> =
+        version.restored.iter().copied().chain(version.edits.iter().map(|edit| edit.id)).collect();
+    let mut seen = BTreeSet::new();
+    for removal in &version.removed {
+        if last_change(connection, removal.edit).await? != Some(ChangeKind::Added) || !seen.insert(removal.edit) {
+            return Err(LogError::Inconsistent(format!("edit {} is removed but not active", removal.edit)));
+        }
+        if let Some(by) = removal.superseded_by.filter(|by| !added.contains(by)) {
+            return Err(LogError::Inconsistent(format!("edit {by} supersedes another but is not added with it")));
+        }
+    }
+    Ok(())
+}
+
+async fn check_restored(connection: &mut SqliteConnection, version: &NewVersion) -> Result<(), LogError> {
+    let mut seen = BTreeSet::new();
+    for edit in &version.restored {
+        if last_change(connection, *edit).await? != Some(ChangeKind::Removed) || !seen.insert(*edit) {
+            return Err(LogError::Inconsistent(format!("edit {edit} is restored but was not taken back")));
+        }
+    }
+    Ok(())
+}
+
+/// Two active edits never share a prompt.
+async fn check_prompts(connection: &mut SqliteConnection, added: &[Uuid]) -> Result<(), LogError> {
+    for id in added {
+        let twin: Option<Vec<u8>> = sqlx::query_scalar(
+            "SELECT other.id FROM edits AS this JOIN edits AS other ON other.prompt = this.prompt AND other.id <> this.id
+             WHERE this.id = ?
+               AND 'added' = (SELECT kind FROM version_changes WHERE edit = other.id ORDER BY version DESC LIMIT 1)
+             LIMIT 1",
+        )
+        .bind(&id.as_bytes()[..])
+        .fetch_optional(&mut *connection)
+        .await?;
+        if let Some(twin) = twin.and_then(|bytes| Uuid::from_slice(&bytes).ok()) {
+            return Err(LogError::Inconsistent(format!(
+                "edits {twin} and {id} have the same prompt and would be active"
+            )));
+        }
+    }
+    Ok(())
+}
+
+async fn last_change(connection: &mut SqliteConnection, edit: Uuid) -> Result<Option<ChangeKind>, LogError> {
+    let row = sqlx::query(
+        "SELECT version, edit, kind, superseded_by FROM version_changes WHERE edit = ? ORDER BY version DESC LIMIT 1",
+    )
+    .bind(&edit.as_bytes()[..])
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.as_ref().map(convert::change).transpose()?.map(|change| change.kind))
+}
+
+fn idempotency_body(version: u64, row: IdempotencyRow) -> IdempotencyBody {
+    let IdempotencyRow { key, request, http_status, body } = row;
+    IdempotencyBody { key, version, request, http_status, body: body.to_string() }
+}
+
+/// The tail of the chain, while one transaction appends to it. Dropped without [`Tail::commit`], it rolls back.
+struct Tail<'c> {
+    transaction: Transaction<'c, Sqlite>,
+    seq: u64,
+    hash: Digest,
+    /// One time for all entries of the transaction.
+    now: Timestamp,
+}
+
+impl<'c> Tail<'c> {
+    async fn begin(connection: &'c mut SqliteConnection) -> Result<Self, LogError> {
+        // IMMEDIATE: what is read below stays the newest until the commit.
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        let last = sqlx::query("SELECT * FROM entries ORDER BY seq DESC LIMIT 1").fetch_optional(&mut *transaction);
+        let (seq, hash) = match last.await? {
+            Some(row) => {
+                let (entry, _, hash) = convert::entry(&row)?;
+                (entry.seq, hash)
+            }
+            None => (0, GENESIS),
+        };
+        Ok(Self { transaction, seq, hash, now: Timestamp::now() })
+    }
+
+    /// Law 3: when this returns, everything appended is on the disk.
+    async fn commit(self) -> Result<(), LogError> {
+        Ok(self.transaction.commit().await?)
+    }
+
+    async fn entry(
+        &mut self,
+        kind: EntryKind,
+        version: Option<u64>,
+        actor: &str,
+        body: Digest,
+    ) -> Result<u64, LogError> {
+        let entry =
+            Entry { seq: self.seq + 1, at: stored_time(self.now), kind, version, actor: actor.to_owned(), body };
+        let hash = entry.hash(&self.hash);
+        sqlx::query(
+            "INSERT INTO entries (seq, at, kind, version, actor, body_digest, prev_hash, hash)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(bound(entry.seq))
+        .bind(&entry.at)
+        .bind(kind.as_str())
+        .bind(version.map(bound))
+        .bind(actor)
+        .bind(&body.as_bytes()[..])
+        .bind(&self.hash.as_bytes()[..])
+        .bind(&hash.as_bytes()[..])
+        .execute(&mut *self.transaction)
+        .await?;
+        self.seq = entry.seq;
+        self.hash = hash;
+        Ok(entry.seq)
+    }
+
+    async fn edit(&mut self, edit: NewEdit, version: Option<u64>) -> Result<(), LogError> {
+        let bytes = edit.contribution;
+        if bytes.is_some() != (edit.outcome == Outcome::Applied) {
+            let problem = "an applied edit has a contribution, another has none";
+            return Err(LogError::Inconsistent(format!("edit {}: {problem}", edit.id)));
+        }
+        let known: i64 = sqlx::query_scalar("SELECT count(*) FROM edits WHERE id = ?")
+            .bind(&edit.id.as_bytes()[..])
+            .fetch_one(&mut *self.transaction)
+            .await?;
+        if known > 0 {
+            return Err(LogError::Inconsistent(format!("edit {} is in the log already", edit.id)));
+        }
+        let (outcome, reason) = edit.outcome.into_parts();
+        let body = EditBody {
+            id: edit.id,
+            received_at: stored_time(edit.received_at),
+            prompt: edit.prompt,
+            target: edit.target,
+            request: edit.request.to_string(),
+            report: edit.report.to_string(),
+            outcome: outcome.to_owned(),
+            reason,
+            contribution: bytes.as_deref().map(Digest::of),
+        };
+        let seq = self.entry(EntryKind::Edit, version, &edit.actor, body.digest()).await?;
+        self.edit_row(seq, &body).await?;
+        if let Some(bytes) = bytes {
+            sqlx::query("INSERT INTO contributions (seq, bytes) VALUES (?, ?)")
+                .bind(bound(seq))
+                .bind(bytes)
+                .execute(&mut *self.transaction)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn edit_row(&mut self, seq: u64, body: &EditBody) -> Result<(), LogError> {
+        sqlx::query(
+            "INSERT INTO edits (seq, id, received_at, prompt, target, request, report, outcome, reason, contribution)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(bound(seq))
+        .bind(&body.id.as_bytes()[..])
+        .bind(&body.received_at)
+        .bind(&body.prompt)
+        .bind(&body.target)
+        .bind(&body.request)
+        .bind(&body.report)
+        .bind(&body.outcome)
+        .bind(&body.reason)
+        .bind(body.contribution.as_ref().map(|digest| &digest.as_bytes()[..]))
+        .execute(&mut *self.transaction)
+        .await?;
+        Ok(())
+    }
+
+    async fn version(&mut self, actor: &str, body: &VersionBody) -> Result<VersionRow, LogError> {
+        let kind = if body.number == 0 { EntryKind::Base } else { EntryKind::Version };
+        let seq = self.entry(kind, Some(body.number), actor, body.digest()).await?;
+        sqlx::query(
+            "INSERT INTO versions (number, seq, kind, digest, set_digest, active, changes_digest, idempotency_digest)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(bound(body.number))
+        .bind(bound(seq))
+        .bind(body.kind.as_str())
+        .bind(&body.digest.as_bytes()[..])
+        .bind(&body.set_digest.as_bytes()[..])
+        .bind(bound(body.active))
+        .bind(&body.changes.as_bytes()[..])
+        .bind(body.idempotency.as_ref().map(|digest| &digest.as_bytes()[..]))
+        .execute(&mut *self.transaction)
+        .await?;
+        Ok(VersionRow {
+            number: body.number,
+            kind: body.kind,
+            actor: actor.to_owned(),
+            created_at: self.now,
+            digest: body.digest,
+            set_digest: body.set_digest,
+            active: body.active,
+            entry_hash: self.hash,
+        })
+    }
+
+    async fn changes(&mut self, version: u64, changes: &[ChangeBody]) -> Result<(), LogError> {
+        for (position, change) in changes.iter().enumerate() {
+            sqlx::query(
+                "INSERT INTO version_changes (version, position, edit, kind, superseded_by) VALUES (?, ?, ?, ?, ?)",
+            )
+            .bind(bound(version))
+            .bind(bound(position as u64))
+            .bind(&change.edit.as_bytes()[..])
+            .bind(change.kind.as_str())
+            .bind(change.superseded_by.as_ref().map(|id| &id.as_bytes()[..]))
+            .execute(&mut *self.transaction)
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn idempotency(&mut self, answer: &IdempotencyBody) -> Result<(), LogError> {
+        if read::idempotent(&mut *self.transaction, &answer.key).await?.is_some() {
+            return Err(LogError::Inconsistent(format!("idempotency key {:?} has an answer already", answer.key)));
+        }
+        sqlx::query("INSERT INTO idempotency (key, version, request, http_status, body) VALUES (?, ?, ?, ?, ?)")
+            .bind(&answer.key)
+            .bind(bound(answer.version))
+            .bind(&answer.request.as_bytes()[..])
+            .bind(answer.http_status)
+            .bind(&answer.body)
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! The turn of a change that computes nothing new: taking an edit back, rolling the set back.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use uuid::Uuid;
+
+use super::{
+    Answer, SetChange, VersionReport, WriterError,
+    bench::Bench,
+    ledger::{Entry, Move, Step},
+    queue::ChangeJob,
+    stored::CHUNK,
+    task::{Task, internal, revert_kind},
+};
+use crate::{
+    edit_log::{IdempotencyRow, NewVersion, Removal},
+    weights::{Version, WeightsError},
+};
+
+/// Status under which an answer is kept for its idempotency key.
+const OK: u16 = 200;
+
+impl<B: Bench> Task<B> {
+    /// The way of a change, to its answer. Whatever this returns, the sums are those of the newest version when it does.
+    pub(super) fn change_turn(&mut self, job: &ChangeJob) -> Result<Answer<VersionReport>, WriterError> {
+        self.reconcile()?;
+        if let Some(row) = self.tools.recorded(job.idempotency.as_ref())? {
+            return Ok(Answer::Recorded(row));
+        }
+        self.expect(job.expected_version)?;
+        let (removed, restored) = self.difference(job.change)?;
+        let (step, how) = self.set_step(removed, &restored)?;
+        let removed = step.removed.clone();
+        let tried = self.ledger.attempt(step, how, &self.tools.shared.metrics).map_err(|error| match error {
+            WeightsError::Overflow { matrix, limit } => WriterError::Overflow { matrix, limit },
+            other => internal(other),
+        })?;
+        let version = Arc::clone(tried.version());
+        let report = VersionReport { version: version.number, digest: version.digest };
+        let row = set_row(job, &version, &report, &removed, restored)?;
+        match self.tools.append(self.tools.log.commit(row)) {
+            Ok(_) => self.tools.published.publish(tried.settle()),
+            Err(error) => {
+                drop(tried);
+                if !self.committed_after_all(version.number, version.set_digest) {
+                    return Err(error.into());
+                }
+            }
+        }
+        self.tools.count_reverts(revert_kind(job.change), removed.len());
+        Ok(Answer::Fresh(report))
+    }
+
+    /// The edits that leave the set, and those that come back.
+    fn difference(&self, change: SetChange) -> Result<(Vec<Uuid>, Vec<Uuid>), WriterError> {
+        match change {
+            SetChange::TakeBack(id) if self.ledger.active().contains_key(&id) => Ok((vec![id], Vec::new())),
+            SetChange::TakeBack(id) => {
+                let row = self.tools.runtime.block_on(self.tools.log.edit(id))?;
+                let row = row.ok_or(WriterError::UnknownEdit(id))?;
+                Err(WriterError::NotActive { id, status: row.status })
+            }
+            SetChange::Rollback(number) if number > self.ledger.head() => {
+                Err(WriterError::UnknownVersion { number, newest: self.ledger.head() })
+            }
+            SetChange::Rollback(number) => {
+                let then = self.tools.runtime.block_on(self.tools.log.active_set(number))?;
+                let now: BTreeSet<Uuid> = self.ledger.active().keys().copied().collect();
+                Ok((now.difference(&then).copied().collect(), then.difference(&now).copied().collect()))
+            }
+        }
+    }
+
+    /// Few contributions move the sums and back; many move a copy of them, a chunk at a time.
+    fn set_step(&self, removed: Vec<Uuid>, restored: &[Uuid]) -> Result<(Step, Move), WriterError> {
+        let stored = self.tools.stored();
+        let prompts = restored.iter().map(|id| self.prompt(*id)).collect::<Result<Vec<_>, _>>()?;
+        let (digests, how) = if removed.len() + restored.len() > CHUNK {
+            let mut sums = self.ledger.sums().clone();
+            let entered = stored.shift(&mut sums, &removed, restored)?;
+            (entered.into_iter().map(|(_, digest)| digest).collect(), Move::To(sums))
+        } else {
+            let shapes = self.ledger.sums().shapes();
+            let load =
+                |ids: &[Uuid]| ids.iter().map(|id| stored.contribution(*id, shapes)).collect::<Result<Vec<_>, _>>();
+            let (digests, added): (Vec<_>, Vec<_>) = load(restored)?.into_iter().unzip();
+            let (_, removed): (Vec<_>, Vec<_>) = load(&removed)?.into_iter().unzip();
+            (digests, Move::By { removed, added })
+        };
+        let entries = restored.iter().zip(digests).zip(prompts);
+        let added = entries.map(|((id, digest), prompt)| Entry { id: *id, digest, prompt: Some(prompt) }).collect();
+        Ok((Step { removed, added }, how))
+    }
+
+    fn prompt(&self, id: Uuid) -> Result<String, WriterError> {
+        let row = self.tools.runtime.block_on(self.tools.log.edit(id))?;
+        row.map(|row| row.prompt).ok_or(WriterError::UnknownEdit(id))
+    }
+}
+
+fn set_row(
+    job: &ChangeJob,
+    version: &Version,
+    report: &VersionReport,
+    removed: &[Uuid],
+    restored: Vec<Uuid>,
+) -> Result<NewVersion, WriterError> {
+    let body = serde_json::to_value(report).map_err(internal)?;
+    Ok(NewVersion {
+        number: version.number,
+        kind: job.change.kind(),
+        actor: job.actor.clone(),
+        digest: version.digest,
+        set_digest: version.set_digest,
+        edits: Vec::new(),
+        restored,
+        removed: removed.iter().map(|&edit| Removal { edit, superseded_by: None }).collect(),
+        idempotency: job.idempotency.as_ref().map(|idempotency| IdempotencyRow {
+            key: idempotency.key.clone(),
+            request: idempotency.request,
+            http_status: OK,
+            body,
+        }),
+    })
+}

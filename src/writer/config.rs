@@ -1,0 +1,88 @@
+//! What the operator decides about the writer.
+
+use super::{Guard, GuardLimits, WriterError};
+
+/// Limits and sizes of the writer. [`WriterConfig::default`] suits a small model on a small machine.
+#[derive(Debug, Clone)]
+pub struct WriterConfig {
+    /// Requests that may wait; more are refused with `QueueFull`.
+    pub queue_capacity: usize,
+    /// Edits captured together at most.
+    pub capture_batch: usize,
+    /// Tokens (of passages, targets counted twice) in one pass through the model at most, unless a single text has more.
+    /// Bounds the memory of capture and of the guard.
+    pub pass_tokens: usize,
+    /// The guard's own least probability per target token on the edit's prompt. By default 0.5: then the target is more probable than
+    /// everything else together, so the edit took. None asks nothing.
+    pub min_probability: Option<f32>,
+    /// The guard's own largest KL divergence of a locality probe, nats. By default 1.0, which only gross damage
+    /// reaches. None asks nothing.
+    pub max_kl: Option<f32>,
+    /// Tokens of a prompt, a paraphrase or a probe's prompt.
+    pub max_prompt_tokens: usize,
+    /// Tokens of a target.
+    pub max_target_tokens: usize,
+    /// Bytes of any one text, so that nothing absurd reaches the tokenizer.
+    pub max_text_bytes: usize,
+    pub max_paraphrases: usize,
+    pub max_locality: usize,
+    /// Edits of one submission.
+    pub max_edits_per_batch: usize,
+    /// Versions, besides the newest and the base, whose weights stay in memory when no request runs on them.
+    pub resident_versions: usize,
+    /// Whether a restart compares the weights of every version with the log, or those of the newest alone. The hash chain, every
+    /// contribution and every set are checked either way.
+    pub replay_every_version: bool,
+}
+
+impl Default for WriterConfig {
+    fn default() -> Self {
+        Self {
+            queue_capacity: 256,
+            capture_batch: 64,
+            pass_tokens: 2048,
+            min_probability: Some(0.5),
+            max_kl: Some(1.0),
+            max_prompt_tokens: 512,
+            max_target_tokens: 64,
+            max_text_bytes: 16 * 1024,
+            max_paraphrases: 16,
+            max_locality: 32,
+            max_edits_per_batch: 64,
+            resident_versions: 4,
+            replay_every_version: true,
+        }
+    }
+}
+
+impl WriterConfig {
+    /// Refuses sizes and limits that can not work, by the option's name.
+    pub fn check(&self) -> Result<(), WriterError> {
+        let sizes = [
+            ("queue_capacity", self.queue_capacity),
+            ("capture_batch", self.capture_batch),
+            ("pass_tokens", self.pass_tokens),
+            ("max_prompt_tokens", self.max_prompt_tokens),
+            ("max_target_tokens", self.max_target_tokens),
+            ("max_text_bytes", self.max_text_bytes),
+            ("max_edits_per_batch", self.max_edits_per_batch),
+        ];
+        if let Some((field, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(WriterError::Invalid { field: (*field).into(), message: "must be >= 1, given 0".into() });
+        }
+        self.limits(&Guard::Default).check("")
+    }
+
+    /// The limits that hold for an edit.
+    pub fn limits(&self, guard: &Guard) -> GuardLimits {
+        let own = GuardLimits { min_probability: self.min_probability, max_kl: self.max_kl };
+        match guard {
+            Guard::Default => own,
+            Guard::Off => GuardLimits::default(),
+            Guard::Limits(given) => GuardLimits {
+                min_probability: given.min_probability.or(own.min_probability),
+                max_kl: given.max_kl.or(own.max_kl),
+            },
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! A submission's turn: editor, composition, guard, commit, publish.
+
+use std::{sync::Arc, time::Instant};
+
+use uuid::Uuid;
+
+use super::{
+    Answer, BatchReport, DeltaReport, ReportStatus, WriterError,
+    bench::Bench,
+    capturing::{Captured, millis},
+    edit_report::Verdict,
+    ledger::{Entry, Ledger, Move, Step},
+    measuring::Measuring,
+    queue::EditJob,
+    task::{Task, Tools},
+};
+use crate::{
+    digest::Digest,
+    weights::{Contribution, Version, WeightsError},
+};
+
+/// An edit whose contribution is computed.
+pub struct Computed<B: Bench> {
+    text: B::Text,
+    contribution: Contribution,
+    pub bytes: Vec<u8>,
+    pub digest: Digest,
+    pub delta: Vec<DeltaReport>,
+    pub capture_ms: f64,
+    pub editor_ms: f64,
+}
+
+/// Why a turn ended without a version.
+pub enum Stop {
+    /// Computing this edit of the submission failed.
+    Failed { index: usize, message: String },
+    /// A sum would leave its range.
+    Overflow { matrix: String, limit: f64 },
+    /// The guard refused at least one edit.
+    Rejected(BatchReport),
+    /// The log failed.
+    Error(WriterError),
+}
+
+impl<E: Into<WriterError>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// One submission's turn.
+pub struct EditTurn<'a, B: Bench> {
+    pub tools: Tools<B>,
+    pub job: &'a EditJob,
+    /// Milliseconds from admission to the turn.
+    pub waited_ms: f64,
+}
+
+impl<B: Bench> Task<B> {
+    /// The way of a submission, from its captured factors to its answer. Whatever this returns, the sums are those of the
+    /// newest version when it does.
+    pub(super) fn edit_turn(
+        &mut self,
+        job: &EditJob,
+        captured: Vec<Result<Captured<B>, String>>,
+    ) -> Result<Answer<BatchReport>, WriterError> {
+        let turn = EditTurn { tools: self.tools.clone(), job, waited_ms: millis(job.received) };
+        self.reconcile()?;
+        if let Some(row) = self.tools.recorded(job.submission.idempotency.as_ref())? {
+            return Ok(Answer::Recorded(row));
+        }
+        self.expect(job.submission.expected_version)?;
+        match self.make_version(&turn, captured) {
+            Ok(report) => Ok(Answer::Fresh(report)),
+            Err(stop) => Err(turn.explain(stop)),
+        }
+    }
+
+    /// A turn that ended in a panic. The sums were moved back while it unwound; the log may be ahead of them.
+    pub(super) fn after_panic(&mut self, job: &EditJob, panic: String) -> Result<Answer<BatchReport>, WriterError> {
+        self.unsettled = true;
+        self.reconcile()?;
+        if self.ledger.active().contains_key(&job.edits[0].id) {
+            return Err(WriterError::Internal(format!("the edit is applied, but its answer was lost: {panic}")));
+        }
+        let turn = EditTurn { tools: self.tools.clone(), job, waited_ms: millis(job.received) };
+        Err(turn.explain(Stop::Failed { index: 0, message: panic }))
+    }
+
+    fn make_version(
+        &mut self,
+        turn: &EditTurn<'_, B>,
+        captured: Vec<Result<Captured<B>, String>>,
+    ) -> Result<BatchReport, Stop> {
+        let parts = turn.compute(captured)?;
+        let replaced: Vec<Option<Uuid>> =
+            turn.job.edits.iter().map(|edit| self.ledger.by_prompt(&edit.prompt_key)).collect();
+        let (step, how) = turn.step(&self.ledger, &parts, &replaced)?;
+
+        let guard_start = Instant::now();
+        let current = self.tools.published.current();
+        let tried = self.ledger.attempt(step, how, &self.tools.shared.metrics).map_err(|error| uncomposable(&error))?;
+        let version = Arc::clone(tried.version());
+        let verdicts = turn.judge(&parts, &current, &version)?;
+        let mut report = turn.report(&parts, &replaced, &version, verdicts, millis(guard_start));
+        if report.edits.iter().any(|edit| edit.status == ReportStatus::Rejected) {
+            return Err(Stop::Rejected(report));
+        }
+        if turn.job.submission.dry_run {
+            turn.finish(&mut report, "dry_run");
+            return Ok(report);
+        }
+
+        let commit_start = Instant::now();
+        let row = turn.row(&parts, &replaced, &version, &report)?;
+        let committed = self.tools.append(self.tools.log.commit(row));
+        let commit_ms = millis(commit_start);
+        let publish_start = Instant::now();
+        match committed {
+            Ok(_) => self.tools.published.publish(tried.settle()),
+            Err(error) => {
+                drop(tried);
+                if !self.committed_after_all(version.number, version.set_digest) {
+                    return Err(error.into());
+                }
+            }
+        }
+        for edit in &mut report.edits {
+            (edit.phases_ms.commit, edit.phases_ms.publish) = (commit_ms, millis(publish_start));
+        }
+        self.tools.count_reverts("supersede", replaced.iter().flatten().count());
+        turn.finish(&mut report, "applied");
+        Ok(report)
+    }
+}
+
+impl<B: Bench> EditTurn<'_, B> {
+    /// The editor's deltas, as contributions.
+    fn compute(&self, captured: Vec<Result<Captured<B>, String>>) -> Result<Vec<Computed<B>>, Stop> {
+        if captured.len() != self.job.edits.len() {
+            return Err(Stop::Failed { index: 0, message: "its factors were not captured".to_owned() });
+        }
+        let computed = captured.into_iter().enumerate();
+        computed
+            .map(|(index, captured)| self.edit(captured).map_err(|message| Stop::Failed { index, message }))
+            .collect()
+    }
+
+    fn edit(&self, captured: Result<Captured<B>, String>) -> Result<Computed<B>, String> {
+        let Captured { text, factors, ms: capture_ms } = captured?;
+        let start = Instant::now();
+        let delta = self.tools.bench.edit(&text, &factors)?;
+        let contribution = Contribution::from_delta(&delta).map_err(|error| error.to_string())?;
+        let editor_ms = millis(start);
+        let bytes = contribution.to_bytes();
+        Ok(Computed {
+            text,
+            digest: Digest::of(&bytes),
+            bytes,
+            delta: self.delta_reports(&contribution),
+            contribution,
+            capture_ms,
+            editor_ms,
+        })
+    }
+
+    /// The change of the set, and of the sums.
+    fn step(
+        &self,
+        ledger: &Ledger,
+        parts: &[Computed<B>],
+        replaced: &[Option<Uuid>],
+    ) -> Result<(Step, Move), WriterError> {
+        let entry = |(edit, part): (&super::admission::AdmittedEdit, &Computed<B>)| Entry {
+            id: edit.id,
+            digest: part.digest,
+            prompt: Some(edit.prompt_key.clone()),
+        };
+        let step = Step {
+            removed: replaced.iter().flatten().copied().collect(),
+            added: self.job.edits.iter().zip(parts).map(entry).collect(),
+        };
+        let stored = self.tools.stored();
+        let removed = step.removed.iter().map(|id| Ok(stored.contribution(*id, ledger.sums().shapes())?.1));
+        let removed = removed.collect::<Result<Vec<_>, WriterError>>()?;
+        let added = parts.iter().map(|part| part.contribution.clone()).collect();
+        Ok((step, Move::By { removed, added }))
+    }
+
+    /// Measures every edit and holds the figures against its limits.
+    fn judge(&self, parts: &[Computed<B>], before: &Version, after: &Version) -> Result<Vec<Verdict>, Stop> {
+        let (submission, config) = (&self.job.submission, &self.tools.shared.config);
+        let measuring = Measuring { bench: self.tools.bench.as_ref(), config, before, after };
+        let prompts = parts.iter().map(|part| part.text.clone()).collect();
+        let measured = measuring
+            .run(submission, &self.job.edits, prompts)
+            .map_err(|(index, message)| Stop::Failed { index, message })?;
+        let judged = submission.edits.iter().zip(measured).map(|(request, figures)| {
+            let limits = config.limits(&request.guard);
+            let objection = limits.objection(figures.prompt.after, &figures.locality);
+            Verdict { figures, objection }
+        });
+        Ok(judged.collect())
+    }
+}
+
+fn uncomposable(error: &WeightsError) -> Stop {
+    match error {
+        WeightsError::Overflow { matrix, limit } => Stop::Overflow { matrix: matrix.clone(), limit: *limit },
+        other => Stop::Failed { index: 0, message: other.to_string() },
+    }
+}

@@ -1,0 +1,274 @@
+//! The bounded queue in front of the writer, and the handle that everybody else holds.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    BatchReport, Idempotency, SetChange, Submission, VersionReport, WriterConfig, WriterError,
+    admission::{self, AdmittedEdit},
+    bench::Texts,
+};
+use crate::{edit_log::IdempotencyRow, telemetry::Metrics};
+
+/// A fresh answer, or the one recorded under the same idempotency key.
+#[derive(Debug)]
+pub enum Answer<T> {
+    Fresh(T),
+    Recorded(IdempotencyRow),
+}
+
+/// What an answer is sent through.
+pub type Reply<T> = oneshot::Sender<Result<Answer<T>, WriterError>>;
+
+/// What waits in the queue.
+pub enum Command {
+    Edits(EditJob),
+    Change(ChangeJob),
+}
+
+/// A submission that waits.
+pub struct EditJob {
+    pub submission: Submission,
+    pub edits: Vec<AdmittedEdit>,
+    pub received_at: Timestamp,
+    pub received: Instant,
+    pub reply: Reply<BatchReport>,
+}
+
+/// A change of the set that waits.
+pub struct ChangeJob {
+    pub change: SetChange,
+    pub actor: String,
+    pub expected_version: Option<u64>,
+    pub idempotency: Option<Idempotency>,
+    pub reply: Reply<VersionReport>,
+}
+
+/// How far an edit is that is not in the log yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PendingState {
+    Queued,
+    Running,
+}
+
+/// An edit that is not in the log yet.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct PendingEdit {
+    pub id: Uuid,
+    pub prompt: String,
+    pub target: String,
+    pub actor: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub received_at: Timestamp,
+    pub state: PendingState,
+}
+
+/// What handles and the writer share.
+pub struct Shared {
+    pub texts: Arc<dyn Texts>,
+    pub config: WriterConfig,
+    pub metrics: Metrics,
+    pub closing: CancellationToken,
+    pub pace: Pace,
+    // Read by `GET /edits/{id}` while the writer works; never held across anything slow.
+    pending: Mutex<HashMap<Uuid, PendingEdit>>,
+}
+
+impl Shared {
+    pub fn new(texts: Arc<dyn Texts>, config: WriterConfig, metrics: Metrics) -> Self {
+        metrics.edit_queue_capacity.set(i64::try_from(config.queue_capacity).unwrap_or(i64::MAX));
+        let (closing, pace) = (CancellationToken::new(), Pace::default());
+        Self { texts, config, metrics, closing, pace, pending: Mutex::default() }
+    }
+
+    /// Marks a submission's edits as running.
+    pub fn running(&self, job: &EditJob) {
+        let mut pending = self.pending();
+        for edit in &job.edits {
+            if let Some(edit) = pending.get_mut(&edit.id) {
+                edit.state = PendingState::Running;
+            }
+        }
+    }
+
+    /// Forgets edits that are in the log, or gone.
+    pub fn forget(&self, edits: &[AdmittedEdit]) {
+        let mut pending = self.pending();
+        for edit in edits {
+            pending.remove(&edit.id);
+        }
+    }
+
+    /// Counts a submission's edits under an outcome.
+    pub fn count(&self, outcome: &str, edits: usize) {
+        self.metrics.edits.with_label_values(&[outcome]).inc_by(edits as u64);
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<Uuid, PendingEdit>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How fast the writer answers, for `Retry-After`.
+#[derive(Default)]
+pub struct Pace {
+    /// Exponential mean of the time of one turn, microseconds; 0 until the first.
+    turn_micros: AtomicU64,
+}
+
+impl Pace {
+    /// Notes how long a turn took.
+    pub fn note(&self, turn: Duration) {
+        let micros = u64::try_from(turn.as_micros()).unwrap_or(u64::MAX).max(1);
+        let mean = match self.turn_micros.load(Ordering::Relaxed) {
+            0 => micros,
+            mean => mean - mean / 8 + micros / 8,
+        };
+        self.turn_micros.store(mean.max(1), Ordering::Relaxed);
+    }
+
+    /// When half of a full queue will have been answered: between 1 s and 60 s.
+    fn retry_after(&self, capacity: usize) -> Duration {
+        let turn = Duration::from_micros(self.turn_micros.load(Ordering::Relaxed));
+        let half = u32::try_from(capacity / 2).unwrap_or(u32::MAX);
+        turn.saturating_mul(half).clamp(Duration::from_secs(1), Duration::from_secs(60))
+    }
+}
+
+/// The way to the writer. Cheap to clone; nothing here waits for a computation except [`Ticket::done`] and
+/// [`EditHandle::change`].
+#[derive(Clone)]
+pub struct EditHandle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) commands: mpsc::Sender<Command>,
+}
+
+impl EditHandle {
+    /// Checks the request's shape and limits, admits it to the bounded queue, returns at once.
+    pub fn submit(&self, submission: Submission) -> Result<Ticket, WriterError> {
+        let (count, shared) = (submission.edits.len(), &self.shared);
+        let edits = admission::admit(&submission, shared.texts.as_ref(), &shared.config)
+            .inspect_err(|_| shared.count("invalid", count.max(1)))?;
+        let ids: Vec<Uuid> = edits.iter().map(|edit| edit.id).collect();
+        let (reply, answer) = oneshot::channel();
+        let job = EditJob { submission, edits, received_at: Timestamp::now(), received: Instant::now(), reply };
+        // Before it is sent: the writer may be done with it before this thread goes on.
+        self.note_pending(&job);
+        self.send(Command::Edits(job)).inspect_err(|_| shared.count("shed", count))?;
+        Ok(Ticket { ids, answer })
+    }
+
+    /// Takes an edit back or rolls the set back, and waits for the version that this makes.
+    pub async fn change(
+        &self,
+        change: SetChange,
+        actor: String,
+        expected_version: Option<u64>,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Answer<VersionReport>, WriterError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Change(ChangeJob { change, actor, expected_version, idempotency, reply }))?;
+        answer.await.unwrap_or(Err(WriterError::ShuttingDown))
+    }
+
+    /// An edit that is waiting or running; none once it is in the log, or gone.
+    pub fn pending(&self, id: Uuid) -> Option<PendingEdit> {
+        self.shared.pending().get(&id).cloned()
+    }
+
+    fn note_pending(&self, job: &EditJob) {
+        let mut pending = self.shared.pending();
+        for (edit, request) in job.edits.iter().zip(&job.submission.edits) {
+            let waiting = PendingEdit {
+                id: edit.id,
+                prompt: request.prompt.clone(),
+                target: request.target.clone(),
+                actor: job.submission.actor.clone(),
+                received_at: job.received_at,
+                state: PendingState::Queued,
+            };
+            pending.insert(edit.id, waiting);
+        }
+    }
+
+    fn send(&self, command: Command) -> Result<(), WriterError> {
+        let shared = &self.shared;
+        let refused = if shared.closing.is_cancelled() {
+            (command, WriterError::ShuttingDown)
+        } else {
+            shared.metrics.edit_queue_depth.inc();
+            match self.commands.try_send(command) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    shared.metrics.edit_queue_depth.dec();
+                    self.refusal(error)
+                }
+            }
+        };
+        let (command, error) = refused;
+        if let Command::Edits(job) = command {
+            shared.forget(&job.edits);
+        }
+        Err(error)
+    }
+
+    fn refusal(&self, error: mpsc::error::TrySendError<Command>) -> (Command, WriterError) {
+        match error {
+            mpsc::error::TrySendError::Closed(command) => (command, WriterError::ShuttingDown),
+            mpsc::error::TrySendError::Full(command) => {
+                let capacity = self.shared.config.queue_capacity;
+                let retry_after = self.shared.pace.retry_after(capacity);
+                (command, WriterError::QueueFull { capacity, retry_after })
+            }
+        }
+    }
+}
+
+/// A submission's place in the queue. Dropping it does not cancel the edits; it detaches from them.
+pub struct Ticket {
+    ids: Vec<Uuid>,
+    answer: oneshot::Receiver<Result<Answer<BatchReport>, WriterError>>,
+}
+
+impl Ticket {
+    /// The edits' ids, in the order of the submission.
+    pub fn ids(&self) -> &[Uuid] {
+        &self.ids
+    }
+
+    /// Waits for the answer.
+    pub async fn done(self) -> Result<Answer<BatchReport>, WriterError> {
+        self.answer.await.unwrap_or(Err(WriterError::ShuttingDown))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_follows_the_measured_pace() {
+        let pace = Pace::default();
+        assert_eq!(pace.retry_after(256), Duration::from_secs(1), "nothing measured yet");
+        pace.note(Duration::from_millis(50));
+        assert_eq!(pace.retry_after(256), Duration::from_millis(6400));
+        for _ in 0..100 {
+            pace.note(Duration::from_secs(10));
+        }
+        assert_eq!(pace.retry_after(256), Duration::from_secs(60));
+    }
+}

@@ -1,0 +1,206 @@
+//! Replay: from the log to the set it describes, checking on the way that it is the set it says. A restart, `amend
+//! verify` and the repair after a lost answer go through the same code. Gradients are never computed again (law 3).
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use thiserror::Error;
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use super::{
+    bench::Foundation,
+    capturing::caught,
+    ledger::{Entry, Ledger, Step},
+    stored::{Stored, StoredCause, StoredError},
+};
+use crate::{
+    digest::Digest,
+    edit_log::{Change, ChangeKind, EditLog, LogError, VersionRow},
+    weights::WeightsError,
+};
+
+/// Versions whose changes are read from the log at a time.
+const PAGE: u64 = 256;
+
+/// How much of each version is compared with the log. The set and the number of active edits always are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The weights of every version.
+    EveryVersion,
+    /// The weights of the newest version alone, which every change before has gone into.
+    Head,
+}
+
+/// What a replay went through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayReport {
+    /// Entries of the log whose hashes were recomputed.
+    pub entries: u64,
+    /// Versions that were replayed.
+    pub versions: u64,
+    /// Edits added or removed on the way.
+    pub changes: u64,
+    /// Edits that are active at the end.
+    pub active: u64,
+    pub elapsed: Duration,
+}
+
+/// The first thing in the log that does not fit.
+#[derive(Debug, Error)]
+pub enum ReplayError {
+    /// The log could not be read, or its own checks found damage.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A version's row and the contributions of its edits do not agree.
+    #[error("version {number}: {what}")]
+    Version { number: u64, what: String },
+    /// A stored contribution can not be used.
+    #[error("version {number}: edit {id}: {what}")]
+    Edit { number: u64, id: Uuid, what: String },
+    /// The base weights could not be taken up.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A defect.
+    #[error("replay stopped: {0}")]
+    Defect(String),
+}
+
+/// Called with the versions done and those to do.
+pub type Progress<'a> = dyn FnMut(u64, u64) + Send + 'a;
+
+/// Checks a whole log against the model and editor that it belongs to: hash chain, every contribution, every version's set
+/// and weights. Changes nothing. The error names the first row or version that does not fit.
+pub async fn verify(
+    log: Arc<dyn EditLog>,
+    foundation: Foundation,
+    mut progress: impl FnMut(u64, u64) + Send + 'static,
+) -> Result<ReplayReport, ReplayError> {
+    let runtime = Handle::current();
+    let work = move || {
+        let mut ledger = Ledger::new(foundation)?;
+        let stored = Stored { log: log.as_ref(), runtime: &runtime };
+        replay(stored, &mut ledger, Depth::EveryVersion, &mut progress)
+    };
+    let joined = tokio::task::spawn_blocking(move || caught(work)).await;
+    joined
+        .map_err(|error| error.to_string())
+        .and_then(|result| result)
+        .unwrap_or_else(|defect| Err(ReplayError::Defect(defect)))
+}
+
+/// Replays a log from version 0 into an empty ledger.
+pub fn replay(
+    stored: Stored<'_>,
+    ledger: &mut Ledger,
+    depth: Depth,
+    progress: &mut Progress<'_>,
+) -> Result<ReplayReport, ReplayError> {
+    let start = Instant::now();
+    let entries = stored.runtime.block_on(stored.log.check_chain())?;
+    let base = version_row(stored, 0)?;
+    compare(&base, "digest", base.digest, ledger.identity().base_weights)?;
+    compare(&base, "set digest", base.set_digest, ledger.identity().empty_set)?;
+    let changes = follow(stored, ledger, depth, progress)?;
+    let (versions, active) = (ledger.head(), ledger.active().len() as u64);
+    Ok(ReplayReport { entries, versions, changes, active, elapsed: start.elapsed() })
+}
+
+/// Takes up the versions that follow the ledger's. Returns the number of edits added or removed.
+pub fn follow(
+    stored: Stored<'_>,
+    ledger: &mut Ledger,
+    depth: Depth,
+    progress: &mut Progress<'_>,
+) -> Result<u64, ReplayError> {
+    let newest = stored.runtime.block_on(stored.log.head())?.number;
+    if newest < ledger.head() {
+        let what = format!("the log ends at version {newest}, but it was {} before", ledger.head());
+        return Err(ReplayError::Version { number: newest, what });
+    }
+    let mut total = 0;
+    while ledger.head() < newest {
+        let (after, to) = (ledger.head(), newest.min(ledger.head() + PAGE));
+        let changes = stored.runtime.block_on(stored.log.changes(after, to))?;
+        total += changes.len() as u64;
+        let mut by_version: BTreeMap<u64, Vec<Change>> = BTreeMap::new();
+        for change in changes {
+            by_version.entry(change.version).or_default().push(change);
+        }
+        for number in after + 1..=to {
+            let changes = by_version.remove(&number).unwrap_or_default();
+            let weights = depth == Depth::EveryVersion || number == newest;
+            step(stored, ledger, number, &changes, weights)?;
+            progress(number, newest);
+        }
+    }
+    name_all(stored, ledger)?;
+    Ok(total)
+}
+
+/// One version.
+fn step(
+    stored: Stored<'_>,
+    ledger: &mut Ledger,
+    number: u64,
+    changes: &[Change],
+    weights: bool,
+) -> Result<(), ReplayError> {
+    let row = version_row(stored, number)?;
+    let of = |kind| changes.iter().filter(move |change| change.kind == kind).map(|change| change.edit);
+    let (removed, added): (Vec<Uuid>, Vec<Uuid>) = (of(ChangeKind::Removed).collect(), of(ChangeKind::Added).collect());
+    if let Some(id) = removed.iter().find(|id| !ledger.active().contains_key(id)) {
+        return Err(ReplayError::Version { number, what: format!("it removes edit {id}, which is not active") });
+    }
+    if let Some(id) = added.iter().find(|id| ledger.active().contains_key(id) && !removed.contains(id)) {
+        return Err(ReplayError::Version { number, what: format!("it adds edit {id}, which is active already") });
+    }
+    let entered = stored.shift(ledger.sums_mut(), &removed, &added).map_err(|error| located(number, error))?;
+    let added = entered.into_iter().map(|(id, digest)| Entry { id, digest, prompt: None }).collect();
+    ledger.enter(Step { removed, added });
+    let active = ledger.active().len() as u64;
+    if row.active != active {
+        let what = format!("the log says that {} edits are active, its changes leave {active}", row.active);
+        return Err(ReplayError::Version { number, what });
+    }
+    compare(&row, "set digest", row.set_digest, ledger.set_digest())?;
+    if weights {
+        compare(&row, "digest", row.digest, ledger.weights_digest())?;
+    }
+    Ok(())
+}
+
+/// Looks up the prompts of the edits that replay has left active.
+fn name_all(stored: Stored<'_>, ledger: &mut Ledger) -> Result<(), ReplayError> {
+    for id in ledger.nameless() {
+        let row = stored.runtime.block_on(stored.log.edit(id))?.ok_or(LogError::UnknownEdit(id))?;
+        if let Some(other) = ledger.name(id, row.prompt) {
+            let what = format!("edits {other} and {id} are both active and have the same prompt");
+            return Err(ReplayError::Version { number: ledger.head(), what });
+        }
+    }
+    Ok(())
+}
+
+fn version_row(stored: Stored<'_>, number: u64) -> Result<VersionRow, ReplayError> {
+    let row = stored.runtime.block_on(stored.log.version(number))?;
+    row.ok_or_else(|| ReplayError::Version { number, what: "it is missing from the log".to_owned() })
+}
+
+fn compare(row: &VersionRow, what: &str, logged: Digest, made: Digest) -> Result<(), ReplayError> {
+    if logged == made {
+        return Ok(());
+    }
+    let what = format!("the log has {what} {logged}, but the stored contributions make {made}");
+    Err(ReplayError::Version { number: row.number, what })
+}
+
+fn located(number: u64, error: StoredError) -> ReplayError {
+    match error.source {
+        StoredCause::Log(error) => ReplayError::Log(error),
+        StoredCause::Weights(source) => ReplayError::Edit { number, id: error.id, what: source.to_string() },
+    }
+}

@@ -1,0 +1,162 @@
+//! Starting and stopping the writer.
+
+use std::{sync::Arc, thread};
+
+use thiserror::Error;
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, mpsc},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    EditHandle, WriterConfig, WriterError,
+    bench::Bench,
+    capturing::caught,
+    ledger::Ledger,
+    queue::Shared,
+    replay::{self, Depth, ReplayError, ReplayReport},
+    stored::Stored,
+    task::{Task, Tools},
+    versions::Versions,
+};
+use crate::{
+    edit_log::{EditLog, LogError},
+    model::DenseMatrices,
+    telemetry::Metrics,
+    weights::{Published, Version},
+};
+
+/// Requests for older versions that may wait for the writer to copy its sums.
+const SNAPSHOT_QUEUE: usize = 16;
+
+/// Why the writer did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An option that can not work.
+    #[error(transparent)]
+    Config(#[from] WriterError),
+    /// The log belongs to another model or editor, or can not be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log does not fit what it describes.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// The machine has no thread left for it.
+    #[error("the writer's thread could not be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A running writer.
+pub struct Started {
+    pub handle: EditHandle,
+    pub versions: Arc<Versions>,
+    pub task: WriterTask,
+    pub replay: ReplayReport,
+}
+
+/// The writer's thread. Dropping this closes the writer without waiting for it.
+pub struct WriterTask {
+    closing: CancellationToken,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl WriterTask {
+    /// Refuses new requests, lets the running turn end, answers what waits with `ShuttingDown`, and returns when all
+    /// that is done.
+    pub async fn stop(mut self) {
+        self.closing.cancel();
+        if let Some(thread) = self.thread.take() {
+            // The thread catches its turns' panics; if it died all the same, there is nothing left to stop.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+impl Drop for WriterTask {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+/// Pins the log, replays it, and starts the writer's thread over it.
+pub async fn start_with<B: Bench>(
+    bench: B,
+    log: Arc<dyn EditLog>,
+    config: WriterConfig,
+    metrics: Metrics,
+) -> Result<Started, StartError> {
+    config.check()?;
+    let foundation = bench.foundation();
+    let depth = if config.replay_every_version { Depth::EveryVersion } else { Depth::Head };
+    let (ledger, replay, newest) =
+        replayed(Arc::clone(&log), Ledger::new(foundation.clone()).map_err(ReplayError::from)?, depth, metrics.clone())
+            .await?;
+    metrics.replay.observe(replay.elapsed.as_secs_f64());
+    tracing::info!(
+        entries = replay.entries,
+        versions = replay.versions,
+        active = replay.active,
+        seconds = replay.elapsed.as_secs_f64(),
+        "log replayed and checked"
+    );
+
+    let published = publish(&ledger, &foundation.base, newest, config.resident_versions, &metrics);
+    let bench = Arc::new(bench);
+    let (commands, queue) = mpsc::channel(config.queue_capacity);
+    let (snapshots, requests) = mpsc::channel(SNAPSHOT_QUEUE);
+    let shared = Arc::new(Shared::new(Arc::clone(&bench) as _, config, metrics.clone()));
+    let closing = shared.closing.clone();
+    let tools = Tools {
+        bench,
+        log: Arc::clone(&log),
+        published: Arc::clone(&published),
+        shared: Arc::clone(&shared),
+        runtime: Handle::current(),
+    };
+    let task = Task { tools, ledger, unsettled: false };
+    let thread = thread::Builder::new().name("amend-writer".into()).spawn(move || task.run(queue, requests))?;
+    let versions = Versions { published, log, foundation, snapshots, metrics, making: Mutex::default() };
+    Ok(Started {
+        handle: EditHandle { shared, commands },
+        versions: Arc::new(versions),
+        task: WriterTask { closing, thread: Some(thread) },
+        replay,
+    })
+}
+
+/// Replays on a thread that may compute. The newest version is none if it is the base.
+async fn replayed(
+    log: Arc<dyn EditLog>,
+    mut ledger: Ledger,
+    depth: Depth,
+    metrics: Metrics,
+) -> Result<(Ledger, ReplayReport, Option<Version>), StartError> {
+    log.pin(ledger.identity()).await?;
+    let runtime = Handle::current();
+    let work = move || -> Result<_, ReplayError> {
+        let stored = Stored { log: log.as_ref(), runtime: &runtime };
+        let report = replay::replay(stored, &mut ledger, depth, &mut |_, _| {})?;
+        let newest = if ledger.head() == 0 { None } else { Some(ledger.version(&metrics)?) };
+        Ok((ledger, report, newest))
+    };
+    let joined = tokio::task::spawn_blocking(move || caught(work)).await;
+    let result = joined.map_err(|error| error.to_string()).and_then(|result| result);
+    Ok(result.map_err(ReplayError::Defect)??)
+}
+
+fn publish(
+    ledger: &Ledger,
+    base: &Arc<DenseMatrices>,
+    newest: Option<Version>,
+    resident: usize,
+    metrics: &Metrics,
+) -> Arc<Published> {
+    let identity = ledger.identity();
+    let base = Version::new(0, identity.base_weights, identity.empty_set, Arc::default(), Arc::clone(base), metrics);
+    let published = Published::new(Arc::new(base), resident, metrics.clone());
+    if let Some(newest) = newest {
+        published.publish(Arc::new(newest));
+    }
+    Arc::new(published)
+}

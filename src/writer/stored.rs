@@ -1,0 +1,89 @@
+//! Contributions from the log, and sums moved by them.
+
+use thiserror::Error;
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use super::WriterError;
+use crate::{
+    digest::Digest,
+    edit_log::{EditLog, LogError},
+    model::EditableMatrix,
+    weights::{Accumulator, Contribution, WeightsError},
+};
+
+/// Contributions held in memory at a time while sums are moved far.
+pub const CHUNK: usize = 64;
+
+/// A stored contribution that could not be read or used.
+#[derive(Debug, Error)]
+#[error("edit {id}: {source}")]
+pub struct StoredError {
+    pub id: Uuid,
+    #[source]
+    pub source: StoredCause,
+}
+
+/// Why.
+#[derive(Debug, Error)]
+pub enum StoredCause {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+}
+
+impl From<StoredError> for WriterError {
+    fn from(error: StoredError) -> Self {
+        match error.source {
+            StoredCause::Log(log) => Self::Log(log),
+            StoredCause::Weights(WeightsError::Overflow { matrix, limit }) => Self::Overflow { matrix, limit },
+            StoredCause::Weights(weights) => Self::Internal(format!("edit {}: {weights}", error.id)),
+        }
+    }
+}
+
+/// The log, seen from a thread that computes.
+#[derive(Clone, Copy)]
+pub struct Stored<'a> {
+    pub log: &'a dyn EditLog,
+    pub runtime: &'a Handle,
+}
+
+impl Stored<'_> {
+    /// An edit's contribution and the digest of its bytes.
+    pub fn contribution(&self, id: Uuid, shapes: &[EditableMatrix]) -> Result<(Digest, Contribution), StoredError> {
+        let read = || -> Result<_, StoredCause> {
+            let bytes = self.runtime.block_on(self.log.contribution(id))?;
+            Ok((Digest::of(&bytes), Contribution::from_bytes(&bytes, shapes)?))
+        };
+        read().map_err(|source| StoredError { id, source })
+    }
+
+    /// Takes edits out of the sums and puts others in, a bounded number of contributions in memory at a time. Returns
+    /// the digests of those that went in. After an error the sums are somewhere between.
+    pub fn shift(
+        &self,
+        sums: &mut Accumulator,
+        removed: &[Uuid],
+        added: &[Uuid],
+    ) -> Result<Vec<(Uuid, Digest)>, StoredError> {
+        let mut entered = Vec::with_capacity(added.len());
+        for chunk in removed.chunks(CHUNK) {
+            let contributions = self.load(chunk, sums.shapes())?;
+            let parts: Vec<&Contribution> = contributions.iter().map(|(_, c)| c).collect();
+            sums.change(&parts, &[]).map_err(|error| StoredError { id: chunk[0], source: error.into() })?;
+        }
+        for chunk in added.chunks(CHUNK) {
+            let contributions = self.load(chunk, sums.shapes())?;
+            let parts: Vec<&Contribution> = contributions.iter().map(|(_, c)| c).collect();
+            sums.change(&[], &parts).map_err(|error| StoredError { id: chunk[0], source: error.into() })?;
+            entered.extend(chunk.iter().copied().zip(contributions.iter().map(|(digest, _)| *digest)));
+        }
+        Ok(entered)
+    }
+
+    fn load(&self, ids: &[Uuid], shapes: &[EditableMatrix]) -> Result<Vec<(Digest, Contribution)>, StoredError> {
+        ids.iter().map(|id| self.contribution(*id, shapes)).collect()
+    }
+}

@@ -1,0 +1,300 @@
+//! The writer's loop, on a thread of its own: takes what waits, captures it together, then gives each submission its
+//! turn, in order. Compute happens here and on the thread pool, never on an async thread.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+use uuid::Uuid;
+
+use super::{
+    Idempotency, SetChange, WriterError,
+    admission::AdmittedEdit,
+    bench::Bench,
+    capturing::{self, Captured, caught},
+    ledger::Ledger,
+    queue::{ChangeJob, Command, EditJob, Reply, Shared},
+    replay::{self, Depth},
+    stored::Stored,
+};
+use crate::{
+    digest::Digest,
+    edit_log::{EditLog, IdempotencyRow, LogError, VersionKind},
+    model::Passage,
+    weights::{Accumulator, Published},
+};
+
+/// The sums of the newest version, from which an older one can be rebuilt.
+pub struct Snapshot {
+    pub sums: Accumulator,
+    pub active: Vec<Uuid>,
+}
+
+/// Asks the writer for a [`Snapshot`].
+pub type SnapshotRequest = oneshot::Sender<Snapshot>;
+
+/// What the writer works with, beside the set itself.
+pub struct Tools<B> {
+    pub bench: Arc<B>,
+    pub log: Arc<dyn EditLog>,
+    pub published: Arc<Published>,
+    pub shared: Arc<Shared>,
+    pub runtime: Handle,
+}
+
+impl<B> Clone for Tools<B> {
+    fn clone(&self) -> Self {
+        Self {
+            bench: Arc::clone(&self.bench),
+            log: Arc::clone(&self.log),
+            published: Arc::clone(&self.published),
+            shared: Arc::clone(&self.shared),
+            runtime: self.runtime.clone(),
+        }
+    }
+}
+
+impl<B> Tools<B> {
+    /// The log, for this thread.
+    pub fn stored(&self) -> Stored<'_> {
+        Stored { log: self.log.as_ref(), runtime: &self.runtime }
+    }
+
+    /// The answer recorded under a request's key.
+    pub fn recorded(&self, key: Option<&Idempotency>) -> Result<Option<IdempotencyRow>, WriterError> {
+        let Some(key) = key else { return Ok(None) };
+        match self.runtime.block_on(self.log.idempotent(&key.key))? {
+            Some(row) if row.request != key.request => Err(WriterError::IdempotencyMismatch { key: key.key.clone() }),
+            row => Ok(row),
+        }
+    }
+
+    /// One transaction of the log, timed.
+    pub fn append<T>(&self, write: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
+        let start = Instant::now();
+        let result = self.runtime.block_on(write);
+        self.shared.metrics.log_append.observe(start.elapsed().as_secs_f64());
+        result
+    }
+
+    /// Counts edits that left the set.
+    pub fn count_reverts(&self, kind: &str, removed: usize) {
+        self.shared.metrics.reverts.with_label_values(&[kind]).inc_by(removed as u64);
+    }
+}
+
+/// The one task that changes the set.
+///
+/// Law 5 (one writer): nothing else calls [`EditLog::commit`]. Law 3 (log, then publish): a version is published only
+/// after its commit has returned.
+pub struct Task<B: Bench> {
+    pub tools: Tools<B>,
+    pub ledger: Ledger,
+    /// The log may hold a version that the ledger does not: a commit ended in an error, or a turn in a panic.
+    pub unsettled: bool,
+}
+
+enum Wake {
+    Snapshot(SnapshotRequest),
+    Command(Command),
+    Close,
+}
+
+impl<B: Bench> Task<B> {
+    /// Runs until the service closes or nobody holds a handle any more.
+    pub fn run(mut self, mut commands: mpsc::Receiver<Command>, mut snapshots: mpsc::Receiver<SnapshotRequest>) {
+        loop {
+            match self.wait(&mut commands, &mut snapshots) {
+                Wake::Snapshot(request) => self.snapshot(request),
+                Wake::Command(first) => {
+                    let lot = self.drain(first, &mut commands);
+                    self.serve(lot, &mut snapshots);
+                }
+                Wake::Close => break,
+            }
+        }
+        commands.close();
+        while let Ok(command) = commands.try_recv() {
+            self.tools.shared.metrics.edit_queue_depth.dec();
+            self.refuse(command);
+        }
+    }
+
+    fn wait(&self, commands: &mut mpsc::Receiver<Command>, snapshots: &mut mpsc::Receiver<SnapshotRequest>) -> Wake {
+        self.tools.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.tools.shared.closing.cancelled() => Wake::Close,
+                Some(request) = snapshots.recv() => Wake::Snapshot(request),
+                command = commands.recv() => command.map_or(Wake::Close, Wake::Command),
+            }
+        })
+    }
+
+    /// What waits, up to the number of edits that are captured together.
+    fn drain(&self, first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command> {
+        let mut edits = edits_of(&first);
+        let mut lot = vec![first];
+        while edits < self.tools.shared.config.capture_batch {
+            let Ok(next) = commands.try_recv() else { break };
+            edits += edits_of(&next);
+            lot.push(next);
+        }
+        self.tools.shared.metrics.edit_queue_depth.sub(i64::try_from(lot.len()).unwrap_or(i64::MAX));
+        lot
+    }
+
+    /// Captures a lot together, then takes its turns.
+    fn serve(&mut self, lot: Vec<Command>, snapshots: &mut mpsc::Receiver<SnapshotRequest>) {
+        let mut captured = self.capture(&lot).into_iter();
+        for command in lot {
+            // Whoever waits for an older version does not wait for the whole lot.
+            while let Ok(request) = snapshots.try_recv() {
+                self.snapshot(request);
+            }
+            let own = captured.next().unwrap_or_default();
+            if self.tools.shared.closing.is_cancelled() {
+                self.refuse(command);
+                continue;
+            }
+            let start = Instant::now();
+            match command {
+                Command::Edits(job) => self.edit(job, own),
+                Command::Change(job) => self.change(job),
+            }
+            self.tools.shared.pace.note(start.elapsed());
+        }
+    }
+
+    /// What capture made of each command's edits. Factors are taken at the base weights (law 1), so it does not matter that
+    /// the versions between are not made yet.
+    fn capture(&self, lot: &[Command]) -> Vec<Vec<Result<Captured<B>, String>>> {
+        let wanted: Vec<&[_]> = lot.iter().map(|command| self.to_capture(command)).collect();
+        let passages: Vec<Passage> =
+            wanted.iter().flat_map(|edits| edits.iter().map(|edit| edit.passage.clone())).collect();
+        let mut captured =
+            capturing::capture(self.tools.bench.as_ref(), &passages, self.tools.shared.config.pass_tokens).into_iter();
+        wanted.iter().map(|edits| captured.by_ref().take(edits.len()).collect()).collect()
+    }
+
+    fn to_capture<'a>(&self, command: &'a Command) -> &'a [AdmittedEdit] {
+        let Command::Edits(job) = command else { return &[] };
+        self.tools.shared.running(job);
+        // A repeated request is answered from the log; its turn looks again and says so.
+        match self.tools.recorded(job.submission.idempotency.as_ref()) {
+            Ok(Some(_)) | Err(WriterError::IdempotencyMismatch { .. }) => &[],
+            Ok(None) | Err(_) => &job.edits,
+        }
+    }
+
+    fn edit(&mut self, job: EditJob, captured: Vec<Result<Captured<B>, String>>) {
+        let answer = match caught(|| self.edit_turn(&job, captured)) {
+            Ok(answer) => answer,
+            Err(panic) => self.after_panic(&job, panic),
+        };
+        match &answer {
+            Err(WriterError::Invalid { .. } | WriterError::VersionConflict { .. }) => {
+                self.tools.shared.count("invalid", job.edits.len());
+            }
+            Err(error @ (WriterError::Log(_) | WriterError::Internal(_))) => {
+                self.tools.shared.count("failed", job.edits.len());
+                tracing::error!(%error, "a submission failed");
+            }
+            _ => {}
+        }
+        self.tools.shared.forget(&job.edits);
+        reply(job.reply, answer);
+    }
+
+    fn change(&mut self, job: ChangeJob) {
+        let answer = caught(|| self.change_turn(&job)).unwrap_or_else(|panic| {
+            self.unsettled = true;
+            Err(WriterError::Internal(panic))
+        });
+        if let Err(error @ (WriterError::Log(_) | WriterError::Internal(_))) = &answer {
+            tracing::error!(%error, "a change of the set failed");
+        }
+        reply(job.reply, answer);
+    }
+
+    fn refuse(&self, command: Command) {
+        match command {
+            Command::Edits(job) => {
+                self.tools.shared.count("shed", job.edits.len());
+                self.tools.shared.forget(&job.edits);
+                reply(job.reply, Err(WriterError::ShuttingDown));
+            }
+            Command::Change(job) => reply(job.reply, Err(WriterError::ShuttingDown)),
+        }
+    }
+
+    fn snapshot(&self, request: SnapshotRequest) {
+        let snapshot =
+            Snapshot { sums: self.ledger.sums().clone(), active: self.ledger.active().keys().copied().collect() };
+        // Whoever asked may have left.
+        let _ = request.send(snapshot);
+    }
+
+    /// Compare-and-swap.
+    pub(super) fn expect(&self, expected: Option<u64>) -> Result<(), WriterError> {
+        match expected {
+            Some(expected) if expected != self.ledger.head() => {
+                Err(WriterError::VersionConflict { expected, current: self.ledger.head() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// After a commit that ended in an error: whether the version is in the log all the same (its answer was lost). If
+    /// so it has been published. The sums must be those of the version before.
+    pub(super) fn committed_after_all(&mut self, number: u64, set: Digest) -> bool {
+        self.unsettled = true;
+        self.reconcile().is_ok() && self.ledger.head() == number && self.ledger.set_digest() == set
+    }
+
+    /// Takes up what the log holds beyond the ledger, after an error that left this open.
+    pub(super) fn reconcile(&mut self) -> Result<(), WriterError> {
+        if !self.unsettled {
+            return Ok(());
+        }
+        let before = self.ledger.head();
+        let followed = replay::follow(self.tools.stored(), &mut self.ledger, Depth::EveryVersion, &mut |_, _| {});
+        followed.map_err(|error| match error {
+            replay::ReplayError::Log(error) => WriterError::Log(error),
+            other => WriterError::Internal(other.to_string()),
+        })?;
+        if self.ledger.head() > before {
+            let version = self.ledger.version(&self.tools.shared.metrics).map_err(internal)?;
+            self.tools.published.publish(Arc::new(version));
+        }
+        self.unsettled = false;
+        Ok(())
+    }
+}
+
+/// The metric's label for a change.
+pub fn revert_kind(change: SetChange) -> &'static str {
+    match change.kind() {
+        VersionKind::Rollback => "rollback",
+        _ => "take_back",
+    }
+}
+
+/// A defect, or a resource that ran out.
+pub fn internal(error: impl std::fmt::Display) -> WriterError {
+    WriterError::Internal(error.to_string())
+}
+
+fn edits_of(command: &Command) -> usize {
+    match command {
+        Command::Edits(job) => job.edits.len(),
+        Command::Change(_) => 0,
+    }
+}
+
+/// Whoever asked may have left; the answer is in the log.
+fn reply<T>(to: Reply<T>, answer: Result<super::Answer<T>, WriterError>) {
+    let _ = to.send(answer);
+}
