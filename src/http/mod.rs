@@ -6,8 +6,9 @@
 //! | `edits/`, `versions`, `generate`, `score`, `health`, `info`, `docs` | the nouns |
 //! | [`error`] | the code table: stable code, status, title |
 //! | `refusal` | which code the errors of the other rooms become |
-//! | `extract`, `headers`, `idempotency`, `auth` | what a request says, checked |
+//! | `extract`, `headers`, `paging`, `idempotency`, `auth` | what a request says, checked |
 //! | `middleware`, `measure` | request ids, time limit, metrics to the end of the body |
+//! | `handles/` | the real writer and engine behind the traits of [`state`] |
 //!
 //! This room asks the others only through the traits in [`state`], so its tests stand doubles in their place.
 

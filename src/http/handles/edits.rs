@@ -4,8 +4,10 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use uuid::Uuid;
 
-use super::state::{Edits, Submitted};
-use crate::writer::{Answer, EditHandle, Idempotency, PendingEdit, SetChange, Submission, VersionReport, WriterError};
+use crate::{
+    http::state::{Edits, Submitted},
+    writer::{Answer, EditHandle, Idempotency, PendingEdit, SetChange, Submission, VersionReport, WriterError},
+};
 
 #[async_trait]
 impl Edits for EditHandle {
