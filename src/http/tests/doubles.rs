@@ -239,7 +239,11 @@ impl FakeLog {
             prompt: format!("p{n}"),
             target: format!("t{n}"),
             request,
-            report: if n == 4 { json!({"id": id(n), "status": "failed", "phases_ms": {"queue": 1.5, "total": 2.5}}) } else { json!(report) },
+            report: if n == 4 {
+                json!({"id": id(n), "status": "failed", "phases_ms": {"queue": 1.5, "total": 2.5}})
+            } else {
+                json!(report)
+            },
             status,
             reason: (n == 4).then(|| "not finite".to_owned()),
             version,
