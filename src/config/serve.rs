@@ -65,15 +65,15 @@ pub struct WriterArgs {
     #[arg(long, env = "AMEND_PASS_TOKENS", value_name = "N", default_value = "2048")]
     pub pass_tokens: NonZeroUsize,
 
-    /// Least probability per target token after an edit, on its own prompt, 0 to 1; 0 switches the check off
-    #[arg(long, env = "AMEND_GUARD_MIN_PROBABILITY", value_name = "P", default_value = "0.5")]
-    #[arg(value_parser = values::probability)]
-    pub guard_min_probability: f32,
+    /// Least probability per target token after an edit, on its own prompt, 0 to 1; default: no check unless the
+    /// request asks for one
+    #[arg(long, env = "AMEND_GUARD_MIN_PROBABILITY", value_name = "P", value_parser = values::probability)]
+    pub guard_min_probability: Option<f32>,
 
-    /// Most KL divergence from before to after that a locality probe of the request may show, nats
-    #[arg(long, env = "AMEND_GUARD_MAX_KL", value_name = "NATS", default_value = "1")]
-    #[arg(value_parser = values::non_negative)]
-    pub guard_max_kl: f32,
+    /// Most KL divergence from before to after that a locality probe of the request may show, nats; default: no check
+    /// unless the request asks for one
+    #[arg(long, env = "AMEND_GUARD_MAX_KL", value_name = "NATS", value_parser = values::non_negative)]
+    pub guard_max_kl: Option<f32>,
 
     /// Versions, beside the newest and the base, whose weights stay in memory; others are rebuilt when asked for
     #[arg(long, env = "AMEND_RESIDENT_VERSIONS", value_name = "N", default_value = "4")]

@@ -12,11 +12,11 @@ pub struct WriterConfig {
     /// Tokens (of passages, targets counted twice) in one pass through the model at most, unless a single text has more.
     /// Bounds the memory of capture and of the guard.
     pub pass_tokens: usize,
-    /// The guard's own least probability per target token on the edit's prompt. By default 0.5: then the target is more probable than
-    /// everything else together, so the edit took. None asks nothing.
+    /// The guard's own least probability per target token on the edit's prompt. By default none: a sum of many edits
+    /// weakens each of them, and a service that began to refuse after some edits would surprise more than the figures in
+    /// its answers do.
     pub min_probability: Option<f32>,
-    /// The guard's own largest KL divergence of a locality probe, nats. By default 1.0, which only gross damage
-    /// reaches. None asks nothing.
+    /// The guard's own largest KL divergence of a locality probe, nats. By default none.
     pub max_kl: Option<f32>,
     /// Tokens of a prompt, a paraphrase or a probe's prompt.
     pub max_prompt_tokens: usize,
@@ -41,8 +41,8 @@ impl Default for WriterConfig {
             queue_capacity: 256,
             capture_batch: 64,
             pass_tokens: 2048,
-            min_probability: Some(0.5),
-            max_kl: Some(1.0),
+            min_probability: None,
+            max_kl: None,
             max_prompt_tokens: 512,
             max_target_tokens: 64,
             max_text_bytes: 16 * 1024,
