@@ -7,10 +7,14 @@ use rayon::prelude::*;
 use super::{
     Contribution, WeightsError,
     contribution::{Part, Values, row},
+    digest::digest_of,
     fixed,
     kernel::{self, Conversion, Direction, Moves, Rows},
 };
-use crate::model::{DenseMatrices, EditableMatrix};
+use crate::{
+    digest::Digest,
+    model::{DenseMatrices, EditableMatrix},
+};
 
 /// Elements of a matrix handled by one task of the thread pool.
 const TASK_ELEMENTS: usize = 64 * 1024;
@@ -91,6 +95,13 @@ impl Accumulator {
             });
         }
         weights
+    }
+
+    /// Digest of [`Accumulator::weights`], without making them.
+    pub fn digest(&self) -> Digest {
+        digest_of(&self.shapes, |matrix, range, values| {
+            kernel::write_weights(values, &self.base[matrix][range.clone()], &self.sums[matrix][range]);
+        })
     }
 
     fn sweep(

@@ -62,7 +62,7 @@ impl Ledger {
             base,
             editor,
             composition: COMPOSITION.to_owned(),
-            base_weights: weights_digest(&foundation.shapes, &sums.weights()),
+            base_weights: sums.digest(),
             empty_set: set_digest(base, editor, COMPOSITION, []),
         };
         let (active, prompts, prompt_of) = (BTreeMap::new(), HashMap::new(), HashMap::new());
@@ -155,7 +155,7 @@ impl Ledger {
 
     /// Digest of the set's weights.
     pub fn weights_digest(&self) -> Digest {
-        weights_digest(self.sums.shapes(), &self.sums.weights())
+        self.sums.digest()
     }
 
     /// The set as a version.
