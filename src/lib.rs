@@ -19,9 +19,14 @@
 //! Beside them stand [`config`] (options from flags, environment and file), [`digest`] (the 32-byte hash that names
 //! things) and [`cli`] (the commands).
 
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod digest;
 pub mod edit_log;
 pub mod editor;
+pub mod generation;
+pub mod http;
 pub mod model;
 pub mod telemetry;
 pub mod training;

@@ -1,1 +1,44 @@
-fn main() {}
+//! The `amend` binary: parses the command line, fixes the number of threads, and hands over to [`amend::app`].
+
+use std::process::ExitCode;
+
+use amend::{app, cli::Cli, telemetry};
+
+/// Tensors are large and short-lived: the system's allocator gives each one fresh pages, which have to be cleared again
+/// and again (about a tenth of a training step).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = match Cli::from_args(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    if let Err(error) = telemetry::tracing::init(&cli.tracing.log_level, cli.tracing.log_format) {
+        return fail(&error.into());
+    }
+    if let Some(threads) = app::compute_threads(&cli.command) {
+        use_threads(threads);
+    }
+    match app::run(cli.command) {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+/// candle and its matrix products read their number of threads from the environment, at every use.
+fn use_threads(threads: usize) {
+    for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+        #[expect(unsafe_code, reason = "the environment is the only way to tell candle")]
+        // SAFETY: no other thread has been started yet, so nobody reads the environment meanwhile.
+        unsafe {
+            std::env::set_var(name, threads.to_string());
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a command that failed belongs on standard error")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}

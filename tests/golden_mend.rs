@@ -245,8 +245,7 @@ fn golden_losses_and_gradients() {
     let (_, edit) = weighted_nll(&predicting, outer.target_ids(), &weights).unwrap();
     let base = golden.get("locality.base_logits").squeeze(0).unwrap();
     let positions = base.dim(0).unwrap();
-    let (_, locality) =
-        weighted_kl(&edited("locality"), &base, &vec![1.0 / positions as f32; positions]).unwrap();
+    let (_, locality) = weighted_kl(&edited("locality"), &base, &vec![1.0 / positions as f32; positions]).unwrap();
     let total = ((&edit * golden.c_edit).unwrap() + (&locality * golden.c_loc).unwrap()).unwrap();
     for (name, loss) in [("edit", &edit), ("locality", &locality), ("total", &total)] {
         assert_close(name, &loss.reshape(1).unwrap(), golden.get(&format!("loss.{name}")), VALUE);

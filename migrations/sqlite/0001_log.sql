@@ -86,7 +86,7 @@ CREATE UNIQUE INDEX version_changes_by_edit ON version_changes (edit, version, k
 CREATE INDEX edits_by_prompt ON edits (prompt);
 -- Rejected or failed edits, newest first.
 CREATE INDEX edits_by_outcome ON edits (outcome, seq);
-CREATE INDEX edits_by_received_at ON edits (received_at);
+-- What someone did, newest first.
 CREATE INDEX entries_by_actor ON entries (actor, seq);
 
 -- Rows are only ever inserted, and only at the tail. The insert triggers also close the door of INSERT OR REPLACE, which

@@ -15,8 +15,9 @@ use super::{LogError, sqlite::database_path};
 /// Proof that this process, and no other, may write to a database.
 ///
 /// Law 5 (one writer): it is an exclusive lock of the operating system on the file `<database>.lock`, which says as text
-/// who holds it. The system frees it when the process ends, however it ends; the file stays and means nothing without the
-/// lock. Readers need none. On a network file system the lock is as good as that system's locks are.
+/// who holds it. The system frees it when the process ends, however it ends; the file stays, means nothing without the
+/// lock, and must not be removed while someone holds it. Readers need none. On a network file system the lock is as good
+/// as that system's locks are.
 #[derive(Debug)]
 pub struct WriterLock {
     file: File,

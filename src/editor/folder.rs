@@ -1,11 +1,6 @@
 //! An editor as a folder: what its `editor.json` says, and how it is read and written.
 
-use std::{
-    collections::HashMap,
-    fs,
-    io::Write,
-    path::Path,
-};
+use std::{collections::HashMap, fs, io::Write, path::Path};
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -70,8 +65,7 @@ pub fn read(folder: &Path, model: Digest) -> Result<(Manifest, HashMap<String, T
             loaded: model,
         });
     }
-    let bytes =
-        fs::read(folder.join(TENSORS)).map_err(|error| malformed(folder, format!("{TENSORS}: {error}")))?;
+    let bytes = fs::read(folder.join(TENSORS)).map_err(|error| malformed(folder, format!("{TENSORS}: {error}")))?;
     let digest = Digest::of(&bytes);
     if digest != manifest.tensors_digest {
         let why = format!("{TENSORS} is damaged: its digest is {digest}, {MANIFEST} says {}", manifest.tensors_digest);
@@ -83,11 +77,7 @@ pub fn read(folder: &Path, model: Digest) -> Result<(Manifest, HashMap<String, T
 }
 
 /// Writes the tensors, then the manifest with their digest; each file appears whole or not at all.
-pub fn write(
-    folder: &Path,
-    manifest: &mut Manifest,
-    tensors: &HashMap<String, Tensor>,
-) -> Result<(), EditorError> {
+pub fn write(folder: &Path, manifest: &mut Manifest, tensors: &HashMap<String, Tensor>) -> Result<(), EditorError> {
     let failed = |what: &str, error: &dyn std::fmt::Display| malformed(folder, format!("{what}: {error}"));
     fs::create_dir_all(folder).map_err(|error| failed("can not be created", &error))?;
     let bytes = safetensors::serialize(tensors, None).map_err(|error| failed(TENSORS, &error))?;

@@ -14,7 +14,7 @@ pub struct Message {
 }
 
 /// Text to continue.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GenerateRequest {
     /// Plain text to continue; either this or `messages`.

@@ -95,8 +95,7 @@ impl Block {
         cache: Option<&mut KvCache>,
         weights: &dyn Projection,
     ) -> Result<Tensor> {
-        let attended =
-            self.attention.forward(&rms_norm(x, &self.attention_norm, self.eps)?, plan, cache, weights)?;
+        let attended = self.attention.forward(&rms_norm(x, &self.attention_norm, self.eps)?, plan, cache, weights)?;
         let x = (plan.select(x)? + attended)?;
         let mixed = self.mlp.forward(&rms_norm(&x, &self.mlp_norm, self.eps)?, weights)?;
         x + mixed

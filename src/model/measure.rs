@@ -63,11 +63,7 @@ pub fn score_target(log_probs: &Tensor, target_ids: &[u32]) -> Result<TargetScor
     let index = Tensor::new(target_ids, log_probs.device())?.unsqueeze(1)?;
     let chosen: Vec<f32> = log_probs.contiguous()?.gather(&index, 1)?.squeeze(1)?.to_vec1()?;
     let best: Vec<u32> = log_probs.argmax(D::Minus1)?.to_vec1()?;
-    Ok(TargetScore {
-        logprob: chosen.iter().sum(),
-        tokens: target_ids.len(),
-        greedy: best == target_ids,
-    })
+    Ok(TargetScore { logprob: chosen.iter().sum(), tokens: target_ids.len(), greedy: best == target_ids })
 }
 
 /// How far one distribution went from another.

@@ -49,8 +49,7 @@ pub trait Network: Send + Sync {
     fn base(&self) -> &Arc<DenseMatrices>;
 
     /// Token ids to hidden states at the tail's door, `[n, hidden]` f32, without a graph.
-    fn trunk(&self, ids: &[u32], lengths: &[usize], caches: Option<&mut LayerCaches>)
-    -> candle_core::Result<Tensor>;
+    fn trunk(&self, ids: &[u32], lengths: &[usize], caches: Option<&mut LayerCaches>) -> candle_core::Result<Tensor>;
 
     /// Hidden states at the tail's door to final, normalised ones, `[rows, hidden]`. Gradients flow to `hidden` and
     /// through `weights`.

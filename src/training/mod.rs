@@ -4,5 +4,22 @@
 //! captures a batch of edits, lets the editor's network transform their factors, and runs the tail with the edits in
 //! factored form ([`factored`]): the edited matrices are never built.
 
+pub mod batch;
+pub mod cache;
+pub mod corpus;
+pub mod dataset;
+pub mod draw;
+mod error;
 pub mod factored;
 pub mod objective;
+pub mod optimizer;
+pub mod options;
+pub mod parallel;
+pub mod plot;
+pub mod run_state;
+pub mod trainable;
+pub mod trainer;
+pub mod validate;
+
+pub use error::TrainingError;
+pub use options::{LocalityMix, Recipe, RunOptions};

@@ -9,6 +9,7 @@ mod convert;
 mod edits;
 mod open;
 mod read;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod verify;

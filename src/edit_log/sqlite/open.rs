@@ -67,8 +67,7 @@ fn options(url: &str) -> Result<SqliteConnectOptions, LogError> {
     if !is_sqlite || url.contains(":memory:") || url.contains("mode=memory") {
         return Err(LogError::Storage(format!("{url:?} is not the URL of a database file: sqlite://PATH")));
     }
-    // A row may hold a contribution of many megabytes, so few are read ahead.
-    Ok(SqliteConnectOptions::from_str(url)?.foreign_keys(true).busy_timeout(BUSY).row_buffer_size(4))
+    Ok(SqliteConnectOptions::from_str(url)?.foreign_keys(true).busy_timeout(BUSY))
 }
 
 /// The file that a `sqlite://path` URL names.
@@ -116,6 +115,9 @@ async fn same_schema(readers: &SqlitePool) -> Result<(), LogError> {
 fn at(path: &Path, error: LogError) -> LogError {
     match error {
         LogError::Storage(why) => LogError::Storage(format!("{}: {why}", path.display())),
+        LogError::Damaged { table, row, why } => {
+            LogError::Damaged { table, row, why: format!("{}: {why}", path.display()) }
+        }
         other => other,
     }
 }

@@ -11,29 +11,29 @@ use crate::edit_log::{
     check::{contribution_fits, edit_name},
 };
 
+/// A version and its entry.
+macro_rules! select_version {
+    ($rest:literal) => {
+        concat!(
+            "SELECT v.number, v.kind, e.actor, e.at, v.digest, v.set_digest, v.active, e.hash ",
+            "FROM versions AS v JOIN entries AS e ON e.seq = v.seq ",
+            $rest
+        )
+    };
+}
+
 pub(super) async fn identity(executor: impl SqliteExecutor<'_>) -> Result<Option<Identity>, LogError> {
     let row = sqlx::query("SELECT * FROM identity").fetch_optional(executor).await?;
     row.as_ref().map(convert::identity).transpose()
 }
 
 pub(super) async fn head(connection: &mut SqliteConnection) -> Result<VersionRow, LogError> {
-    let row = sqlx::query(
-        "SELECT v.number, v.kind, e.actor, e.at, v.digest, v.set_digest, v.active, e.hash
-         FROM versions AS v JOIN entries AS e ON e.seq = v.seq ORDER BY v.number DESC LIMIT 1",
-    )
-    .fetch_optional(connection)
-    .await?;
+    let row = sqlx::query(select_version!("ORDER BY v.number DESC LIMIT 1")).fetch_optional(connection).await?;
     convert::version(&row.ok_or(LogError::NotPinned)?)
 }
 
 pub(super) async fn version(readers: &SqlitePool, number: u64) -> Result<Option<VersionRow>, LogError> {
-    let row = sqlx::query(
-        "SELECT v.number, v.kind, e.actor, e.at, v.digest, v.set_digest, v.active, e.hash
-         FROM versions AS v JOIN entries AS e ON e.seq = v.seq WHERE v.number = ?",
-    )
-    .bind(bound(number))
-    .fetch_optional(readers)
-    .await?;
+    let row = sqlx::query(select_version!("WHERE v.number = ?")).bind(bound(number)).fetch_optional(readers).await?;
     row.as_ref().map(convert::version).transpose()
 }
 
@@ -42,14 +42,11 @@ pub(super) async fn versions(
     before: Option<u64>,
     limit: u32,
 ) -> Result<Vec<VersionRow>, LogError> {
-    let rows = sqlx::query(
-        "SELECT v.number, v.kind, e.actor, e.at, v.digest, v.set_digest, v.active, e.hash
-         FROM versions AS v JOIN entries AS e ON e.seq = v.seq WHERE v.number < ? ORDER BY v.number DESC LIMIT ?",
-    )
-    .bind(bound(before.unwrap_or(u64::MAX)))
-    .bind(limit)
-    .fetch_all(readers)
-    .await?;
+    let rows = sqlx::query(select_version!("WHERE v.number < ? ORDER BY v.number DESC LIMIT ?"))
+        .bind(bound(before.unwrap_or(u64::MAX)))
+        .bind(limit)
+        .fetch_all(readers)
+        .await?;
     rows.iter().map(convert::version).collect()
 }
 

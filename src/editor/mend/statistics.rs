@@ -65,10 +65,7 @@ impl Statistics {
     }
 
     /// Reads the statistics stored under the reference's names (`v` stands for delta there).
-    pub(super) fn from_tensors(
-        shape: (usize, usize),
-        take: &Take<'_>,
-    ) -> std::result::Result<Self, String> {
+    pub(super) fn from_tensors(shape: (usize, usize), take: &Take<'_>) -> std::result::Result<Self, String> {
         let (d_in, d_out) = shape;
         let read = |part: &str, size: usize| {
             let tensor = take(&name(shape, part), &[size], DType::F64)?;
@@ -86,14 +83,10 @@ impl Statistics {
         })
     }
 
-    pub(super) fn insert_tensors(
-        &self,
-        shape: (usize, usize),
-        tensors: &mut HashMap<String, Tensor>,
-    ) -> Result<()> {
+    /// Adds the statistics under the reference's names, as f64, so that training resumes bit for bit.
+    pub fn insert_tensors(&self, shape: (usize, usize), tensors: &mut HashMap<String, Tensor>) -> Result<()> {
         let deviations: Vec<f64> = self.deviations().collect();
         let mut insert = |part: &str, values: &[f64]| -> Result<()> {
-            // f64, so that training resumes where it stopped, bit for bit.
             tensors.insert(name(shape, part), Tensor::new(values, &Device::Cpu)?);
             Ok(())
         };

@@ -4,7 +4,9 @@
 //! the upstream gradient missing, and its plain matmul computes the gradient of frozen weights too. A grafted value is
 //! computed by whatever kernel is fastest and has exactly the gradient that it is given.
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, backend::BackendStorage};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, backend::BackendStorage,
+};
 
 /// The gradient of a value with respect to its input: `dL/dy -> dL/dx`.
 type Backward = Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>;

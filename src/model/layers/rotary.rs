@@ -51,13 +51,7 @@ pub struct Rotary {
 
 impl Rotary {
     /// Tables for positions below `positions`.
-    pub fn new(
-        head_dim: usize,
-        base: f64,
-        scaling: &RopeScaling,
-        positions: usize,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn new(head_dim: usize, base: f64, scaling: &RopeScaling, positions: usize, device: &Device) -> Result<Self> {
         let frequencies: Vec<f32> = (0..head_dim / 2)
             .map(|i| {
                 let plain = 1.0 / base.powf(2.0 * i as f64 / head_dim as f64);
@@ -71,8 +65,7 @@ impl Rotary {
             })
             .collect();
         let frequencies = Tensor::from_vec(frequencies, (1, head_dim / 2), device)?;
-        let positions =
-            Tensor::arange(0, positions as u32, device)?.to_dtype(DType::F32)?.reshape((positions, 1))?;
+        let positions = Tensor::arange(0, positions as u32, device)?.to_dtype(DType::F32)?.reshape((positions, 1))?;
         let angles = positions.matmul(&frequencies)?;
         Ok(Self { cos: angles.cos()?, sin: angles.sin()? })
     }
@@ -81,7 +74,10 @@ impl Rotary {
     pub fn at(&self, positions: &[u32]) -> Result<Angles> {
         let device = self.cos.device();
         let index = Tensor::new(positions, device)?;
-        Ok(Angles { cos: self.cos.index_select(&index, 0)?.unsqueeze(1)?, sin: self.sin.index_select(&index, 0)?.unsqueeze(1)? })
+        Ok(Angles {
+            cos: self.cos.index_select(&index, 0)?.unsqueeze(1)?,
+            sin: self.sin.index_select(&index, 0)?.unsqueeze(1)?,
+        })
     }
 }
 

@@ -22,8 +22,8 @@ use crate::{
 pub(super) fn open(folder: &Path, options: &LoadOptions) -> Result<Loaded, ModelError> {
     let config_path = folder.join("config.json");
     let file = config_path.display().to_string();
-    let text = std::fs::read_to_string(&config_path)
-        .map_err(|source| ModelError::Io { path: config_path.clone(), source })?;
+    let text =
+        std::fs::read_to_string(&config_path).map_err(|source| ModelError::Io { path: config_path.clone(), source })?;
     let malformed = |error: serde_json::Error| ModelError::Malformed { file: file.clone(), why: error.to_string() };
     let family: Family = serde_json::from_str(&text).map_err(malformed)?;
     check_architecture(&family.model_type)?;
@@ -149,10 +149,7 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     }
     files.sort();
     if files.is_empty() {
-        return Err(ModelError::Missing {
-            file: folder.display().to_string(),
-            what: "a .safetensors file".to_owned(),
-        });
+        return Err(ModelError::Missing { file: folder.display().to_string(), what: "a .safetensors file".to_owned() });
     }
     Ok(files)
 }

@@ -1,0 +1,84 @@
+# Everything that is done with this repository. `make` alone lists the targets. Rust, a C compiler and Python 3 with pip
+# (for the model) are all that is needed; what else is missing is installed by cargo.
+
+CARGO ?= cargo
+PYTHON ?= python3
+export PYTHON
+
+# One build profile for all that CI does: dependencies are compiled once.
+PROFILE = ci
+# Where `make train` writes and what `make serve` and `make eval` use.
+EDITOR_FOLDER = editors/smollm2-135m-instruct
+# How many records `make eval` measures.
+RECORDS = 500
+
+# The model: what AMEND_MODEL names, else the default one, fetched on first use.
+model = $${AMEND_MODEL:-$$(scripts/fetch-model)}
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check fmt openapi train eval bench model clean-data clean rust compiler nextest
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: rust compiler ## Fetch the model if need be, build, and run the service on 127.0.0.1:8080, with its log in data/
+	@model="$(model)" && [ -n "$$model" ] && mkdir -p data && $(CARGO) build --release && \
+		AMEND_MODEL="$$model" AMEND_EDITOR="$${AMEND_EDITOR:-$(EDITOR_FOLDER)}" $(CARGO) run --release --quiet -- serve
+
+test: rust compiler nextest ## Run every test, on the real model too
+	@model="$$(scripts/fetch-model)" && \
+		AMEND_TEST_MODEL="$$model" $(CARGO) nextest run --cargo-profile $(PROFILE) && \
+		AMEND_TEST_MODEL="$$model" $(CARGO) test --profile $(PROFILE) --doc
+
+check: rust compiler ## Check format, lints and documentation; warnings are errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --profile $(PROFILE) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --profile $(PROFILE) --no-deps
+
+fmt: rust ## Format the code
+	$(CARGO) fmt
+
+openapi: rust compiler ## Write openapi/openapi.json from the code
+	$(CARGO) run --profile $(PROFILE) --quiet -- openapi > openapi/openapi.json.new
+	mv openapi/openapi.json.new openapi/openapi.json
+
+train: rust compiler ## Train the editor: make train DATA=train.json VALIDATION=val.json [TEXT=text.txt] [ARGS="--steps 100"]
+	@[ -n "$(DATA)" ] && [ -n "$(VALIDATION)" ] || { \
+		echo 'usage: make train DATA=train.json VALIDATION=val.json [TEXT=text.txt] [ARGS="..."]' >&2; exit 2; }
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(CARGO) run --release --quiet -- train --model "$$model" --data "$(DATA)" --validation "$(VALIDATION)" \
+		$(if $(TEXT),--running-text "$(TEXT)") --out "$(EDITOR_FOLDER)" $(ARGS)
+
+eval: rust compiler ## Measure the editor beside fine-tuning: make eval DATA=val.json [RECORDS=500] [TEXT=text.txt] [ARGS="..."]
+	@[ -n "$(DATA)" ] || { echo 'usage: make eval DATA=val.json [RECORDS=500] [TEXT=text.txt] [ARGS="..."]' >&2; exit 2; }
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(CARGO) run --release --quiet -- eval --model "$$model" --data "$(DATA)" --records $(RECORDS) \
+		--editor "$(EDITOR_FOLDER)" --editor finetune --editor finetune-kl \
+		$(if $(TEXT),--running-text "$(TEXT)") $(ARGS)
+
+bench: rust compiler ## Measure edits, generation, memory and replay over HTTP: make bench [ARGS="--threads 2"]
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(PYTHON) scripts/bench --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
+
+model: ## Fetch the default model if need be and print its path
+	@scripts/fetch-model
+
+clean-data: ## Delete the log in data/, with every edit in it
+	rm -f data/amend.db data/amend.db-wal data/amend.db-shm
+
+clean: rust ## Delete what was built
+	$(CARGO) clean
+
+# What must be there, with words for where it is not.
+
+rust:
+	@command -v $(CARGO) >/dev/null 2>&1 || { \
+		echo "Rust is missing: there is no $(CARGO). Install it from https://rustup.rs and open a new shell." >&2; exit 1; }
+
+compiler:
+	@command -v "$${CC:-cc}" >/dev/null 2>&1 || { \
+		echo "A C compiler is missing: there is no $${CC:-cc}. Install gcc or clang (Debian: apt install build-essential; macOS: xcode-select --install)." >&2; exit 1; }
+
+nextest: rust
+	@$(CARGO) nextest --version >/dev/null 2>&1 || { \
+		echo "Installing the test runner, cargo-nextest, once." >&2; $(CARGO) install --locked cargo-nextest; }

@@ -1,0 +1,89 @@
+//! `amend train`.
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::Context;
+
+use crate::{
+    cli,
+    config::TrainArgs,
+    model::{LoadOptions, Model},
+    training::{
+        LocalityMix, Recipe, RunOptions, dataset,
+        trainer::{self, Ending, Inputs},
+    },
+};
+
+/// Trains an editor; an interrupt saves the run and stops.
+pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
+    let train = dataset::load(&args.files.data)?;
+    let validation = dataset::load(std::slice::from_ref(&args.files.validation))?;
+    let running_text = match &args.files.running_text {
+        Some(path) => Some(std::fs::read_to_string(path).with_context(|| path.display().to_string())?),
+        None => None,
+    };
+    let options = LoadOptions { tail_blocks: args.recipe.tail_blocks.get(), ..LoadOptions::default() };
+    let model = Model::load(&args.model.model, &options)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = stop.clone();
+    ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed)).context("installing the interrupt handler")?;
+    let inputs = Inputs {
+        model: &model,
+        train: &train,
+        validation: &validation,
+        running_text: running_text.as_deref(),
+        stop: &stop,
+    };
+    let summary = trainer::train(&inputs, &recipe(args), &run_options(args))?;
+    let how = match summary.ending {
+        Ending::Finished => "all steps taken",
+        Ending::NoBetter => "validation did not get better any more",
+        Ending::Stopped => "stopped; --resume goes on from here",
+    };
+    let best = summary.history.best().map_or_else(String::new, |best| {
+        format!(
+            "; best at step {}: paraphrase {:.3}, neighbour KL {:.3}",
+            best.step, best.paraphrase, best.neighbour_kl
+        )
+    });
+    cli::print(&format!("{how} after {:.0} s{best}", summary.seconds))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn recipe(args: &TrainArgs) -> Recipe {
+    let (recipe, schedule) = (&args.recipe, &args.schedule);
+    let mix = recipe.locality_mix;
+    Recipe {
+        rank: recipe.rank.get(),
+        edits_per_step: recipe.edits_per_step.get(),
+        learning_rate: recipe.learning_rate,
+        lr_scale_rate: recipe.lr_scale_rate,
+        clip: recipe.clip,
+        edit_weight: recipe.edit_weight,
+        locality_weight: recipe.locality_weight,
+        locality_mix: LocalityMix { neighbour: mix.neighbour, other: mix.other, text: mix.text },
+        steps: schedule.steps.get(),
+        warmup: schedule.warmup,
+        seed: schedule.seed,
+    }
+}
+
+fn run_options(args: &TrainArgs) -> RunOptions {
+    let schedule = &args.schedule;
+    RunOptions {
+        out: args.files.out.clone(),
+        cache: args.files.hidden_states(),
+        validate_every: schedule.validate_every.get(),
+        validation_records: schedule.validation_records.get(),
+        patience: schedule.patience.get(),
+        resume: args.files.resume,
+        max_minutes: schedule.max_minutes,
+        threads: args.model.compute.threads(),
+    }
+}

@@ -1,0 +1,58 @@
+//! Options of `amend eval`.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use clap::Args;
+
+use super::ModelArgs;
+
+/// What is measured, on what, and where the figures go.
+#[derive(Debug, Clone, Args)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub what: EvalWhat,
+}
+
+/// The editors, the records and the outputs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Evaluation")]
+pub struct EvalWhat {
+    /// An editor's folder, or the word finetune or finetune-kl; required; repeat it or separate editors by commas
+    #[arg(long = "editor", env = "AMEND_EDITOR", value_name = "DIR|METHOD", required = true, value_delimiter = ',')]
+    pub editors: Vec<String>,
+
+    /// Records to edit one at a time, JSON in the CounterFact or zsRE schema; required; repeat it or separate files by
+    /// commas
+    #[arg(long, env = "AMEND_DATA", value_name = "FILE", required = true, value_delimiter = ',')]
+    pub data: Vec<PathBuf>,
+
+    /// How many records
+    #[arg(long, env = "AMEND_RECORDS", value_name = "N", default_value = "500")]
+    pub records: NonZeroUsize,
+
+    /// How many records of the file to pass over first
+    #[arg(long, env = "AMEND_OFFSET", value_name = "N", default_value = "0")]
+    pub offset: usize,
+
+    /// Prompts of other records on which each edit should change nothing, per record, beside its own neighbour
+    #[arg(long, env = "AMEND_UNRELATED", value_name = "N", default_value = "1")]
+    pub unrelated: usize,
+
+    /// Running text (UTF-8) for perplexity before and after; default: none, and the column stays empty
+    #[arg(long, env = "AMEND_RUNNING_TEXT", value_name = "FILE")]
+    pub running_text: Option<PathBuf>,
+
+    /// Most tokens per answer in the free-running match
+    #[arg(long, env = "AMEND_MAX_NEW_TOKENS", value_name = "N", default_value = "16")]
+    pub max_new_tokens: NonZeroUsize,
+
+    /// Seed of every choice that is drawn
+    #[arg(long, env = "AMEND_SEED", value_name = "N", default_value = "0")]
+    pub seed: u64,
+
+    /// Also write the figures as JSON to this file, or to standard output for -; default: the table alone
+    #[arg(long, env = "AMEND_JSON", value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}

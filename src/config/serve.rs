@@ -1,0 +1,140 @@
+//! Options of `amend serve`.
+
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU64, NonZeroUsize},
+};
+
+use clap::{ArgAction, Args};
+
+use super::{DatabaseArgs, EditorArgs, ModelArgs, values};
+
+/// Everything that the service is started with.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub editor: EditorArgs,
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub http: HttpArgs,
+    #[command(flatten)]
+    pub writer: WriterArgs,
+    #[command(flatten)]
+    pub limits: EditLimitArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// The HTTP side.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "HTTP")]
+pub struct HttpArgs {
+    /// Address and port to listen on; there is no authentication, so keep it on loopback or behind a proxy
+    #[arg(long, env = "AMEND_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+
+    /// Largest request body, bytes; above it the answer is 413
+    #[arg(long, env = "AMEND_BODY_LIMIT", value_name = "BYTES", default_value = "2000000")]
+    pub body_limit: NonZeroUsize,
+
+    /// Longest time until the head of an answer, seconds; streams may last longer
+    #[arg(long, env = "AMEND_REQUEST_TIMEOUT", value_name = "SECONDS", default_value = "120")]
+    pub request_timeout: NonZeroU64,
+
+    /// How long requests may finish after SIGTERM or SIGINT, seconds
+    #[arg(long, env = "AMEND_DRAIN_SECONDS", value_name = "SECONDS", default_value = "30")]
+    pub drain_seconds: u64,
+}
+
+/// The writer and its guard.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Edits")]
+pub struct WriterArgs {
+    /// Requests that may wait for the writer; above it the answer is 429
+    #[arg(long, env = "AMEND_QUEUE_CAPACITY", value_name = "N", default_value = "256")]
+    pub queue_capacity: NonZeroUsize,
+
+    /// Most edits whose factors are captured in one pass
+    #[arg(long, env = "AMEND_CAPTURE_BATCH", value_name = "N", default_value = "64")]
+    pub capture_batch: NonZeroUsize,
+
+    /// Most tokens in one pass of capture or guard, which bounds their memory
+    #[arg(long, env = "AMEND_PASS_TOKENS", value_name = "N", default_value = "2048")]
+    pub pass_tokens: NonZeroUsize,
+
+    /// Least probability per target token after an edit, on its own prompt, 0 to 1; 0 switches the check off
+    #[arg(long, env = "AMEND_GUARD_MIN_PROBABILITY", value_name = "P", default_value = "0.5")]
+    #[arg(value_parser = values::probability)]
+    pub guard_min_probability: f32,
+
+    /// Most KL divergence from before to after that a locality probe of the request may show, nats
+    #[arg(long, env = "AMEND_GUARD_MAX_KL", value_name = "NATS", default_value = "1")]
+    #[arg(value_parser = values::non_negative)]
+    pub guard_max_kl: f32,
+
+    /// Versions, beside the newest and the base, whose weights stay in memory; others are rebuilt when asked for
+    #[arg(long, env = "AMEND_RESIDENT_VERSIONS", value_name = "N", default_value = "4")]
+    pub resident_versions: usize,
+
+    /// At start, compare the weights of every version with the log, or with false those of the newest alone
+    #[arg(long, env = "AMEND_REPLAY_EVERY_VERSION", value_name = "BOOL", default_value = "true")]
+    #[arg(action = ArgAction::Set)]
+    pub replay_every_version: bool,
+}
+
+/// The largest edit that is taken.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits of an edit")]
+pub struct EditLimitArgs {
+    /// Most tokens of a prompt, a paraphrase or a locality probe
+    #[arg(long, env = "AMEND_MAX_PROMPT_TOKENS", value_name = "N", default_value = "512")]
+    pub max_prompt_tokens: NonZeroUsize,
+
+    /// Most tokens of a target
+    #[arg(long, env = "AMEND_MAX_TARGET_TOKENS", value_name = "N", default_value = "64")]
+    pub max_target_tokens: NonZeroUsize,
+
+    /// Most bytes of any one text
+    #[arg(long, env = "AMEND_MAX_TEXT_BYTES", value_name = "BYTES", default_value = "16384")]
+    pub max_text_bytes: NonZeroUsize,
+
+    /// Most paraphrases of an edit
+    #[arg(long, env = "AMEND_MAX_PARAPHRASES", value_name = "N", default_value = "16")]
+    pub max_paraphrases: usize,
+
+    /// Most locality probes of an edit
+    #[arg(long, env = "AMEND_MAX_LOCALITY", value_name = "N", default_value = "32")]
+    pub max_locality: usize,
+
+    /// Most edits of one request
+    #[arg(long, env = "AMEND_MAX_EDITS_PER_BATCH", value_name = "N", default_value = "64")]
+    pub max_edits_per_batch: NonZeroUsize,
+}
+
+/// The engine that generates and scores.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Generation")]
+pub struct EngineArgs {
+    /// Most sequences that are decoded at the same time
+    #[arg(long, env = "AMEND_MAX_SEQUENCES", value_name = "N", default_value = "8")]
+    pub max_sequences: NonZeroUsize,
+
+    /// Generation and scoring requests that may wait; above it the answer is 429
+    #[arg(long, env = "AMEND_GENERATE_QUEUE_CAPACITY", value_name = "N", default_value = "128")]
+    pub generate_queue_capacity: NonZeroUsize,
+
+    /// Prompt tokens that are read between two tokens of the sequences that are being decoded
+    #[arg(long, env = "AMEND_PREFILL_CHUNK", value_name = "N", default_value = "128")]
+    pub prefill_chunk: NonZeroUsize,
+
+    /// Tokens to generate for a request that does not say how many
+    #[arg(long, env = "AMEND_DEFAULT_MAX_TOKENS", value_name = "N", default_value = "64")]
+    pub default_max_tokens: NonZeroUsize,
+
+    /// Most tokens that a request may ask for
+    #[arg(long, env = "AMEND_MAX_TOKENS_LIMIT", value_name = "N", default_value = "4096")]
+    pub max_tokens_limit: NonZeroUsize,
+}

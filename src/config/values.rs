@@ -1,0 +1,142 @@
+//! Parsers of values that have limits, and the values that are more than a number.
+
+use std::{fmt, str::FromStr};
+
+/// A probability: 0 to 1.
+pub fn probability(text: &str) -> Result<f32, String> {
+    number(text, "from 0 to 1", |value| (0.0..=1.0).contains(&value))
+}
+
+/// Zero or more.
+pub fn non_negative(text: &str) -> Result<f32, String> {
+    number(text, "0 or more", |value| value >= 0.0)
+}
+
+/// More than zero.
+pub fn positive(text: &str) -> Result<f64, String> {
+    number(text, "above 0", |value: f64| value > 0.0)
+}
+
+fn number<T: FromStr + Copy + Into<f64>>(text: &str, range: &str, fits: impl Fn(T) -> bool) -> Result<T, String>
+where
+    T::Err: fmt::Display,
+{
+    let value: T = text.parse().map_err(|error| format!("{error}; a number {range} is needed"))?;
+    if value.into().is_finite() && fits(value) { Ok(value) } else { Err(format!("a number {range} is needed")) }
+}
+
+/// `sqlite://PATH`, relative or absolute; the only kind of database so far.
+pub fn database(text: &str) -> Result<String, String> {
+    match text.strip_prefix("sqlite://") {
+        Some("") | None => Err("a database is named as sqlite://PATH".to_owned()),
+        Some(_) => Ok(text.to_owned()),
+    }
+}
+
+/// An `http://` address, without a slash at its end.
+pub fn server(text: &str) -> Result<String, String> {
+    if text.starts_with("https://") {
+        return Err("https is not supported; put a proxy before the server, or use http://".to_owned());
+    }
+    match text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')) {
+        Some("") | None => Err("a server is named as http://ADDRESS:PORT".to_owned()),
+        Some(rest) => Ok(format!("http://{rest}")),
+    }
+}
+
+/// A name that the log records changes under: 1 to 128 visible ASCII characters.
+pub fn actor(text: &str) -> Result<String, String> {
+    if (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("a name of 1 to 128 visible ASCII characters is needed; {} bytes were given", text.len()))
+}
+
+/// From which texts the trainer takes the input on which an edit should change nothing. The weights add up to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LocalityMix {
+    /// The record's own neighbour prompt: same relation, same true answer.
+    pub neighbour: f64,
+    /// The prompt of another record.
+    pub other: f64,
+    /// A window of running text.
+    pub text: f64,
+}
+
+impl LocalityMix {
+    /// The mix without running text, for where there is none; none if nothing would remain.
+    pub fn without_text(self) -> Option<Self> {
+        Self::scaled(self.neighbour, self.other, 0.0)
+    }
+
+    /// The weights divided by their sum; none if that is zero.
+    fn scaled(neighbour: f64, other: f64, text: f64) -> Option<Self> {
+        let sum = neighbour + other + text;
+        (sum > 0.0).then(|| Self { neighbour: neighbour / sum, other: other / sum, text: text / sum })
+    }
+}
+
+impl FromStr for LocalityMix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut neighbour, mut other, mut running) = (0.0, 0.0, 0.0);
+        for part in text.split(',') {
+            let (name, weight) = part.split_once('=').ok_or_else(|| format!("{part:?} is not NAME=WEIGHT"))?;
+            let weight: f64 = number(weight.trim(), "0 or more", |value: f64| value >= 0.0)
+                .map_err(|error| format!("{}: {error}", name.trim()))?;
+            match name.trim() {
+                "neighbour" => neighbour = weight,
+                "other" => other = weight,
+                "text" => running = weight,
+                name => return Err(format!("{name:?} is not one of neighbour, other, text")),
+            }
+        }
+        Self::scaled(neighbour, other, running).ok_or_else(|| "at least one weight must be above 0".to_owned())
+    }
+}
+
+impl fmt::Display for LocalityMix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "neighbour={},other={},text={}", self.neighbour, self.other, self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_outside_their_range_are_refused_with_it() {
+        assert_eq!(probability("0.25"), Ok(0.25));
+        for bad in ["1.5", "-0.1", "NaN", "x"] {
+            assert!(probability(bad).unwrap_err().contains("from 0 to 1"), "{bad}");
+        }
+        assert!(non_negative("inf").is_err());
+        assert!(positive("0").is_err());
+        assert_eq!(positive("1e-4"), Ok(1e-4));
+    }
+
+    #[test]
+    fn a_mix_is_normalised_and_can_do_without_text() {
+        let mix: LocalityMix = "neighbour=2, other=1, text=1".parse().unwrap();
+        assert_eq!(mix, LocalityMix { neighbour: 0.5, other: 0.25, text: 0.25 });
+        let without = mix.without_text().unwrap();
+        assert!((without.neighbour - 2.0 / 3.0).abs() < 1e-12 && without.text == 0.0);
+        assert_eq!("text=1".parse::<LocalityMix>().unwrap().without_text(), None);
+        assert_eq!(mix.to_string().parse(), Ok(mix));
+        assert!("neighbor=1".parse::<LocalityMix>().unwrap_err().contains("neighbour, other, text"));
+        assert!("other=-1".parse::<LocalityMix>().unwrap_err().contains("other: a number 0 or more"));
+        assert!("text=0".parse::<LocalityMix>().is_err());
+    }
+
+    #[test]
+    fn addresses_name_their_scheme() {
+        assert_eq!(server("http://localhost:8080/"), Ok("http://localhost:8080".to_owned()));
+        assert!(server("https://example.org").unwrap_err().contains("https"));
+        assert!(server("localhost:8080").is_err());
+        assert!(database("sqlite://data/amend.db").is_ok());
+        assert!(database("sqlite://").is_err() && database("postgres://x").is_err());
+        assert!(actor("ops@example").is_ok() && actor("").is_err() && actor("two words").is_err());
+    }
+}

@@ -1,0 +1,208 @@
+//! Law 6: whatever was changed behind the log's back, the chain names the first row that does not fit.
+
+use sqlx::{Connection, SqliteConnection};
+use uuid::Uuid;
+
+use super::{Fixture, answer, edit, without_effect};
+use crate::edit_log::{
+    EditLog, LogError, NewVersion, Outcome, VersionKind,
+    sqlite::{SqliteLog, database_path},
+};
+
+/// Versions 0 to 3 over entries 1 to 8; returns the applied edits, oldest first.
+///
+/// 1 identity, 2 base, 3 edit, 4 version 1 (with an answer), 5 rejected, 6 edit, 7 version 2, 8 version 3 (take back).
+async fn history() -> (Fixture, [Uuid; 2]) {
+    let fixture = Fixture::new().await;
+    let (one, two) = (edit("one"), edit("two"));
+    let ids = [one.id, two.id];
+    let version =
+        NewVersion { edits: vec![one], idempotency: Some(answer("key")), ..fixture.next(VersionKind::Edit).await };
+    fixture.log.commit(version).await.unwrap();
+    fixture.log.record(vec![without_effect("three", Outcome::Rejected("no".into()))]).await.unwrap();
+    fixture.apply(vec![two]).await;
+    fixture.take_back(ids[0]).await;
+    assert_eq!(fixture.log.check_chain().await.unwrap(), 8);
+    (fixture, ids)
+}
+
+/// Carries out `sql` as someone who has taken the triggers away.
+async fn tamper(fixture: &Fixture, sql: &str) {
+    let mut raw = fixture.raw().await;
+    let triggers: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetch_all(&mut raw).await.unwrap();
+    for trigger in triggers {
+        run(&mut raw, &format!("DROP TRIGGER {trigger}")).await;
+    }
+    run(&mut raw, "PRAGMA ignore_check_constraints = ON").await;
+    run(&mut raw, sql).await;
+    raw.close().await.unwrap();
+}
+
+async fn run(raw: &mut SqliteConnection, sql: &str) {
+    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(raw).await.unwrap();
+}
+
+async fn named(sql: &str) -> (&'static str, String, [Uuid; 2]) {
+    let (fixture, ids) = history().await;
+    tamper(&fixture, sql).await;
+    match fixture.log.check_chain().await {
+        Err(LogError::Damaged { table, row, why }) => {
+            assert!(!why.is_empty());
+            (table, row, ids)
+        }
+        other => panic!("{sql}: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_changed_column_of_any_table_names_its_row() {
+    let cases = [
+        ("UPDATE entries SET at = '2020-01-01T00:00:00.000000000Z' WHERE seq = 3", "entries", "seq 3"),
+        ("UPDATE entries SET kind = 'version' WHERE seq = 5", "entries", "seq 5"),
+        ("UPDATE entries SET kind = 'nonsense' WHERE seq = 5", "entries", "seq 5"),
+        ("UPDATE entries SET version = 2 WHERE seq = 4", "entries", "seq 4"),
+        ("UPDATE entries SET actor = 'eve' WHERE seq = 8", "entries", "seq 8"),
+        ("UPDATE entries SET body_digest = zeroblob(32) WHERE seq = 6", "entries", "seq 6"),
+        ("UPDATE entries SET prev_hash = zeroblob(32) WHERE seq = 6", "entries", "seq 6"),
+        ("UPDATE entries SET hash = zeroblob(32) WHERE seq = 6", "entries", "seq 6"),
+        ("UPDATE entries SET hash = zeroblob(31) WHERE seq = 6", "entries", "seq 6"),
+        ("UPDATE identity SET composition = 'joint'", "identity", "seq 1"),
+        ("UPDATE identity SET editor = zeroblob(32)", "identity", "seq 1"),
+        ("UPDATE versions SET digest = zeroblob(32) WHERE number = 0", "versions", "version 0"),
+        ("UPDATE versions SET kind = 'rollback' WHERE number = 3", "versions", "version 3"),
+        ("UPDATE versions SET active = 9 WHERE number = 2", "versions", "version 2"),
+        ("UPDATE versions SET seq = 99 WHERE number = 2", "versions", "version 2"),
+        ("UPDATE versions SET idempotency_digest = NULL WHERE number = 1", "versions", "version 1"),
+        ("UPDATE version_changes SET kind = 'added' WHERE version = 3", "version_changes", "version 3"),
+        ("UPDATE version_changes SET superseded_by = edit WHERE version = 3", "version_changes", "version 3"),
+        ("UPDATE idempotency SET body = '{}'", "idempotency", "key \"key\""),
+        ("UPDATE idempotency SET key = 'other'", "idempotency", "key \"other\""),
+        ("UPDATE idempotency SET http_status = 200", "idempotency", "key \"key\""),
+    ];
+    for (sql, table, row) in cases {
+        let (found_table, found_row, _) = named(sql).await;
+        assert_eq!((found_table, found_row.as_str()), (table, row), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_changed_edit_or_contribution_names_the_edit() {
+    let columns = ["received_at = 'x'", "prompt = 'x'", "target = 'x'", "request = '{}'", "report = '{}'"];
+    for column in columns {
+        let (table, row, ids) = named(&format!("UPDATE edits SET {column} WHERE seq = 6")).await;
+        assert_eq!((table, row), ("edits", format!("edit {}", ids[1])), "{column}");
+    }
+    for column in ["reason = 'yes'", "outcome = 'failed'"] {
+        let (table, row, _) = named(&format!("UPDATE edits SET {column} WHERE seq = 5")).await;
+        assert!(table == "edits" && row.starts_with("edit "), "{column}: {table} {row}");
+    }
+    let flipped = "UPDATE contributions SET bytes = CAST('C' || substr(bytes, 2) AS BLOB) WHERE seq = 3";
+    let (table, row, ids) = named(flipped).await;
+    assert_eq!((table, row), ("contributions", format!("edit {}", ids[0])));
+}
+
+#[tokio::test]
+async fn a_missing_row_is_named() {
+    let cases = [
+        ("DELETE FROM entries WHERE seq = 5", "entries", "seq 5"),
+        ("DELETE FROM identity", "identity", "seq 1"),
+        ("DELETE FROM edits WHERE seq = 5", "edits", "seq 5"),
+        ("DELETE FROM versions WHERE number = 2", "versions", "version 2"),
+        ("DELETE FROM version_changes WHERE version = 2", "version_changes", "version 2"),
+        ("DELETE FROM idempotency", "idempotency", "version 1"),
+    ];
+    for (sql, table, row) in cases {
+        let (found_table, found_row, _) = named(sql).await;
+        assert_eq!((found_table, found_row.as_str()), (table, row), "{sql}");
+    }
+    let (table, row, ids) = named("DELETE FROM contributions WHERE seq = 6").await;
+    assert_eq!((table, row), ("contributions", format!("edit {}", ids[1])));
+    // The tail's version is gone, but its edit still waits for it.
+    let (table, row, ids) = named("DELETE FROM entries WHERE seq >= 7").await;
+    assert_eq!((table, row), ("edits", format!("edit {}", ids[1])));
+}
+
+#[tokio::test]
+async fn a_row_that_no_entry_leads_to_is_named() {
+    let cases = [
+        ("INSERT INTO contributions VALUES (99, x'00')", "contributions", "seq 99"),
+        (
+            "INSERT INTO edits SELECT 99, zeroblob(16), received_at, prompt, target, request, report, outcome, reason,
+             contribution FROM edits WHERE seq = 3",
+            "edits",
+            "seq 99",
+        ),
+        (
+            "INSERT INTO versions SELECT 4, 99, kind, digest, set_digest, active, changes_digest, NULL FROM versions
+             WHERE number = 3",
+            "versions",
+            "version 4",
+        ),
+        (
+            "INSERT INTO version_changes SELECT 9, 0, edit, kind, NULL FROM version_changes LIMIT 1",
+            "version_changes",
+            "version 9",
+        ),
+        (
+            "INSERT INTO version_changes SELECT 1, 7, edit, kind, NULL FROM version_changes WHERE version = 2",
+            "version_changes",
+            "version 1",
+        ),
+        ("INSERT INTO idempotency VALUES ('k', 9, zeroblob(32), 201, '{}')", "idempotency", "version 9"),
+        ("INSERT INTO idempotency VALUES ('k', 2, zeroblob(32), 201, '{}')", "idempotency", "key \"k\""),
+        (
+            "INSERT INTO identity SELECT 9, base, editor, composition, base_weights, empty_set FROM identity",
+            "identity",
+            "seq 9",
+        ),
+    ];
+    for (sql, table, row) in cases {
+        let (found_table, found_row, _) = named(sql).await;
+        assert_eq!((found_table, found_row.as_str()), (table, row), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_contribution_is_never_handed_out() {
+    let (fixture, ids) = history().await;
+    tamper(&fixture, "UPDATE contributions SET bytes = x'00' WHERE seq = 3").await;
+    let error = fixture.log.contribution(ids[0]).await.unwrap_err();
+    assert!(matches!(error, LogError::Damaged { table: "contributions", .. }), "{error}");
+    fixture.log.contribution(ids[1]).await.unwrap();
+}
+
+/// An edit's id stands in two tables and two indexes; wherever it is damaged in the file, it shows.
+#[tokio::test]
+async fn a_flipped_bit_of_an_id_shows_wherever_it_is_stored() {
+    let (fixture, ids) = history().await;
+    fixture.log.close().await;
+    let path = database_path(&fixture.url).unwrap();
+    let sound = std::fs::read(&path).unwrap();
+    let id = ids[1].as_bytes();
+    let places: Vec<usize> = (0..sound.len() - id.len()).filter(|at| sound[*at..].starts_with(id)).collect();
+    assert!(places.len() >= 4, "{places:?}");
+    for place in places {
+        let mut damaged = sound.clone();
+        damaged[place + 15] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        let log = SqliteLog::open_read_only(&fixture.url).await.unwrap();
+        let error = log.check_chain().await.unwrap_err();
+        assert!(matches!(error, LogError::Damaged { .. }), "byte {place}: {error}");
+        log.close().await;
+    }
+    std::fs::write(&path, sound).unwrap();
+    SqliteLog::open_read_only(&fixture.url).await.unwrap().check_chain().await.unwrap();
+}
+
+/// What the chain can not see, as its description says.
+#[tokio::test]
+async fn a_log_cut_at_its_tail_is_a_valid_shorter_log() {
+    let (fixture, _) = history().await;
+    let hash = fixture.log.head().await.unwrap().entry_hash;
+    tamper(&fixture, "DELETE FROM version_changes WHERE version = 3").await;
+    tamper(&fixture, "DELETE FROM versions WHERE number = 3").await;
+    tamper(&fixture, "DELETE FROM entries WHERE seq = 8").await;
+    assert_eq!(fixture.log.check_chain().await.unwrap(), 7);
+    assert_ne!(fixture.log.head().await.unwrap().entry_hash, hash, "but a kept hash of the head shows it");
+}

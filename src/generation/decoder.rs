@@ -1,0 +1,63 @@
+//! What this room needs of the model and of the versions; nothing else of them is visible here.
+
+use async_trait::async_trait;
+
+use super::{error::GenerateError, request::Message};
+use crate::model::{Passage, measure::TargetScore};
+
+/// Text to tokens and back.
+pub trait Text: Send + Sync + 'static {
+    /// The most tokens that a sequence may hold.
+    fn context_length(&self) -> usize;
+
+    /// Tokens of a plain prompt, with what the model wants at its start.
+    fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, GenerateError>;
+
+    /// Tokens of a conversation, up to where the assistant begins to speak. [`GenerateError::Invalid`] if the model
+    /// has no chat template or the template refuses the messages.
+    fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, GenerateError>;
+
+    /// Tokens of a prompt and of its continuation, encoded apart and joined with one space unless the continuation
+    /// begins with white space.
+    fn encode_passage(&self, prompt: &str, continuation: &str) -> Result<Passage, GenerateError>;
+
+    /// Whether this token ends a text or a turn.
+    fn is_end(&self, id: u32) -> bool;
+
+    /// One token as text, for log-probabilities.
+    fn token_text(&self, id: u32) -> String;
+
+    /// A fresh detokenizer for one sequence.
+    fn detokenizer(&self) -> Box<dyn Detokenizer + '_>;
+}
+
+/// Tokens to text, one sequence's worth of memory.
+pub trait Detokenizer {
+    /// The text that became whole with this token; never a part of a character.
+    fn push(&mut self, id: u32) -> Result<Option<String>, GenerateError>;
+}
+
+/// The network and the versions of its weights.
+#[async_trait]
+pub trait Decoder: Text {
+    /// What a sequence has read so far (the KV cache).
+    type State: Send;
+    /// A version's weights, kept alive until it is dropped.
+    type Lease: Send + Sync + 'static;
+
+    /// The newest version, or the one asked for. [`GenerateError::UnknownVersion`] if there is none such.
+    async fn lease(&self, number: Option<u64>) -> Result<Self::Lease, GenerateError>;
+
+    /// The number of a leased version.
+    fn version(&self, lease: &Self::Lease) -> u64;
+
+    /// An empty sequence.
+    fn start(&self) -> Self::State;
+
+    /// Feeds `ids` (at least one) after what `state` already holds; the logits, one per token of the vocabulary, after
+    /// the last of them. They depend on nothing but the state, the ids and the weights.
+    fn forward(&self, state: &mut Self::State, ids: &[u32], weights: &Self::Lease) -> Result<Vec<f32>, GenerateError>;
+
+    /// How probable each passage's target is after its prompt; one score per passage, in order.
+    fn score(&self, passages: &[Passage], weights: &Self::Lease) -> Result<Vec<TargetScore>, GenerateError>;
+}

@@ -1,0 +1,111 @@
+//! What travels between a client and the engine: jobs one way, events the other, and the guards that count both.
+
+use std::{sync::Arc, time::Instant};
+
+use prometheus::IntGauge;
+use tokio::sync::mpsc;
+
+use super::{
+    error::GenerateError,
+    plan::Plan,
+    request::{FinishReason, Usage},
+    text_out::Piece,
+};
+use crate::{
+    model::{Passage, measure::TargetScore},
+    telemetry::Metrics,
+};
+
+/// What the engine is to do.
+#[derive(Debug)]
+pub(super) enum Task {
+    Generate(Arc<Plan>),
+    Score(Vec<Passage>),
+}
+
+/// What the engine tells.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The task has a slot and runs on this version; always the first event.
+    Started { version: u64 },
+    /// Text that is ready to show.
+    Text(Piece),
+    /// The end of a generation.
+    Finished { finish_reason: FinishReason, usage: Usage },
+    /// The end of a scoring task: one per passage, in order.
+    Scored(Vec<TargetScore>),
+}
+
+/// Where events go. Unbounded, because the engine must not wait for a slow client; what can pile up is bounded by
+/// `max_tokens`. When the receiving end is dropped, the client has left.
+pub(super) type Events = mpsc::UnboundedSender<Result<Event, GenerateError>>;
+pub(super) type EventsOut = mpsc::UnboundedReceiver<Result<Event, GenerateError>>;
+
+/// A task that waits for a slot.
+pub(super) struct Job {
+    pub task: Task,
+    /// Which version to run on; none is the newest at the time the task gets its slot.
+    pub version: Option<u64>,
+    pub events: Events,
+    pub admitted: Instant,
+    pub waiting: Counted,
+}
+
+impl Job {
+    pub fn new(task: Task, version: Option<u64>, metrics: &Metrics) -> (Self, EventsOut) {
+        let (events, out) = mpsc::unbounded_channel();
+        let waiting = Counted::new(metrics.sequences.with_label_values(&["waiting"]));
+        (Self { task, version, events, admitted: Instant::now(), waiting }, out)
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.events.is_closed()
+    }
+
+    /// Answers with an error.
+    pub fn fail(self, error: GenerateError) {
+        // A client that has left needs no answer.
+        let _ = self.events.send(Err(error));
+    }
+}
+
+/// One more in a gauge, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Counted(IntGauge);
+
+impl Counted {
+    pub fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Counts one request under its outcome when it ends; one that is dropped before it ended was cancelled.
+pub(super) struct Outcome {
+    metrics: Metrics,
+    label: &'static str,
+}
+
+impl Outcome {
+    pub fn new(metrics: &Metrics) -> Self {
+        Self { metrics: metrics.clone(), label: "cancelled" }
+    }
+
+    /// Notes how the request ended.
+    pub fn settle<T>(&mut self, result: &Result<T, GenerateError>) {
+        self.label = result.as_ref().err().map_or("ok", GenerateError::outcome);
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        self.metrics.generate_requests.with_label_values(&[self.label]).inc();
+    }
+}

@@ -1,0 +1,175 @@
+//! The real network behind [`Decoder`]: a loaded model, and versions leased from their source.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{
+    decoder::{Decoder, Detokenizer, Text},
+    error::GenerateError,
+    request::Message,
+};
+use crate::{
+    model::{
+        Model, ModelError, Passage, Sequence, TrunkState, capture,
+        chat_template::ChatMessage,
+        measure::{TargetScore, score_target, target_log_probs},
+        tokenizer::DecodeStream,
+    },
+    weights::{Lease, VersionSource, WeightsError},
+};
+
+/// Target positions whose distribution over the whole vocabulary is in memory at once while scoring.
+const SCORED_ROWS: usize = 128;
+
+/// A model and the versions of its weights.
+pub struct ModelDecoder {
+    model: Arc<Model>,
+    versions: Arc<dyn VersionSource>,
+}
+
+impl ModelDecoder {
+    /// `versions` are versions of `model`.
+    pub fn new(model: Arc<Model>, versions: Arc<dyn VersionSource>) -> Self {
+        Self { model, versions }
+    }
+
+    /// Scores stretches that belong to the passages `owners`, in one pass of the tail.
+    fn score_stretches(
+        &self,
+        stretches: &[TrunkState],
+        owners: &[usize],
+        weights: &Lease,
+        scores: &mut [TargetScore],
+    ) -> Result<(), ModelError> {
+        let log_probs = target_log_probs(&self.model, stretches, &**weights)?;
+        for ((stretch, log_probs), owner) in stretches.iter().zip(log_probs).zip(owners) {
+            let score = score_target(&log_probs, stretch.passage.target_ids())?;
+            let total = &mut scores[*owner];
+            total.logprob += score.logprob;
+            total.tokens += score.tokens;
+            total.greedy &= score.greedy;
+        }
+        Ok(())
+    }
+
+    fn score_states(&self, states: &[TrunkState], weights: &Lease) -> Result<Vec<TargetScore>, ModelError> {
+        let mut scores = vec![TargetScore { logprob: 0.0, tokens: 0, greedy: true }; states.len()];
+        let (mut stretches, mut owners, mut rows) = (Vec::new(), Vec::new(), 0);
+        for (owner, state) in states.iter().enumerate() {
+            for stretch in cut(state)? {
+                let own = stretch.passage.target.len();
+                if rows + own > SCORED_ROWS {
+                    self.score_stretches(&stretches, &owners, weights, &mut scores)?;
+                    (stretches, owners, rows) = (Vec::new(), Vec::new(), 0);
+                }
+                rows += own;
+                stretches.push(stretch);
+                owners.push(owner);
+            }
+        }
+        self.score_stretches(&stretches, &owners, weights, &mut scores)?;
+        Ok(scores)
+    }
+}
+
+/// Cuts a target into stretches of at most [`SCORED_ROWS`]. A stretch needs the passage only up to its own end, because
+/// a causal network looks at nothing later.
+fn cut(state: &TrunkState) -> Result<Vec<TrunkState>, ModelError> {
+    let target = state.passage.target.clone();
+    let stretch = |start: usize| {
+        let end = target.end.min(start + SCORED_ROWS);
+        let passage = Passage { ids: state.passage.ids[..end].to_vec(), target: start..end };
+        Ok(TrunkState { hidden: state.hidden.narrow(0, 0, end)?, passage })
+    };
+    target.clone().step_by(SCORED_ROWS).map(stretch).collect()
+}
+
+impl Text for ModelDecoder {
+    fn context_length(&self) -> usize {
+        self.model.context_length()
+    }
+
+    fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
+        self.model.tokenizer().encode_prompt(text).map_err(refused("prompt"))
+    }
+
+    fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, GenerateError> {
+        let template = self
+            .model
+            .chat_template()
+            .ok_or_else(|| GenerateError::invalid("messages", "the model has no chat template; give a prompt"))?;
+        let message = |message: &Message| ChatMessage { role: message.role.clone(), content: message.content.clone() };
+        let messages: Vec<ChatMessage> = messages.iter().map(message).collect();
+        // The template writes the beginning of the text itself where the model wants one.
+        let text = template.render(&messages, true).map_err(refused("messages"))?;
+        self.model.tokenizer().encode(&text).map_err(refused("messages"))
+    }
+
+    fn encode_passage(&self, prompt: &str, continuation: &str) -> Result<Passage, GenerateError> {
+        self.model.tokenizer().encode_passage(prompt, continuation).map_err(refused("continuations"))
+    }
+
+    fn is_end(&self, id: u32) -> bool {
+        self.model.tokenizer().is_end(id)
+    }
+
+    fn token_text(&self, id: u32) -> String {
+        self.model.tokenizer().token_text(id).unwrap_or_default()
+    }
+
+    fn detokenizer(&self) -> Box<dyn Detokenizer + '_> {
+        Box::new(self.model.tokenizer().decode_stream())
+    }
+}
+
+impl Detokenizer for DecodeStream<'_> {
+    fn push(&mut self, id: u32) -> Result<Option<String>, GenerateError> {
+        Ok(DecodeStream::push(self, id))
+    }
+}
+
+#[async_trait]
+impl Decoder for ModelDecoder {
+    type State = Sequence;
+    type Lease = Lease;
+
+    async fn lease(&self, number: Option<u64>) -> Result<Lease, GenerateError> {
+        self.versions.lease(number).await.map_err(|error| match error {
+            WeightsError::UnknownVersion { number, newest } => GenerateError::UnknownVersion { number, newest },
+            other => GenerateError::Internal(other.to_string()),
+        })
+    }
+
+    fn version(&self, lease: &Lease) -> u64 {
+        lease.number
+    }
+
+    fn start(&self) -> Sequence {
+        self.model.start()
+    }
+
+    fn forward(&self, state: &mut Sequence, ids: &[u32], weights: &Lease) -> Result<Vec<f32>, GenerateError> {
+        self.model.forward(state, ids, &**weights).map_err(internal)
+    }
+
+    fn score(&self, passages: &[Passage], weights: &Lease) -> Result<Vec<TargetScore>, GenerateError> {
+        let states = capture::read(&self.model, passages).map_err(internal)?;
+        self.score_states(&states, weights).map_err(internal)
+    }
+}
+
+/// What the tokenizer or the template says about the request's text is about `field`; the rest is internal.
+fn refused(field: &'static str) -> impl Fn(ModelError) -> GenerateError {
+    move |error| match error {
+        ModelError::Template(_) | ModelError::TooLong { .. } | ModelError::Empty { .. } => {
+            GenerateError::invalid(field, error.to_string())
+        }
+        other => internal(other),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
+fn internal(error: ModelError) -> GenerateError {
+    GenerateError::Internal(error.to_string())
+}

@@ -1,0 +1,121 @@
+//! Validation: a request becomes a plan that can be carried out, or an error that names the field and the numbers.
+
+use super::{
+    config::GenerateConfig,
+    decoder::Text,
+    error::GenerateError,
+    request::{GenerateRequest, Message, ScoreRequest},
+    sampler::SamplerSettings,
+    stop::check_stops,
+};
+use crate::model::Passage;
+
+/// The most alternatives reported per token.
+const MAX_LOGPROBS: usize = 20;
+/// The most continuations scored by one request.
+const MAX_CONTINUATIONS: usize = 64;
+/// The longest name of a role, bytes.
+const MAX_ROLE_BYTES: usize = 32;
+
+/// A generation that is known to fit.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Prompt tokens, at least one; with `max_tokens` they fit into the context.
+    pub ids: Vec<u32>,
+    pub max_tokens: usize,
+    pub sampler: SamplerSettings,
+    pub stop: Vec<String>,
+    /// How many alternatives to report per token; none reports nothing.
+    pub logprobs: Option<usize>,
+}
+
+impl Plan {
+    /// Checks a request and turns its text into tokens. Takes milliseconds on a long prompt.
+    pub fn new(request: GenerateRequest, text: &dyn Text, config: &GenerateConfig) -> Result<Self, GenerateError> {
+        let sampler = SamplerSettings::new(&request)?;
+        check_stops(&request.stop)?;
+        check_range("max_tokens", request.max_tokens, 1, config.max_tokens)?;
+        check_range("logprobs", request.logprobs, 0, MAX_LOGPROBS)?;
+        let ids = prompt_ids(request.prompt.as_deref(), request.messages.as_deref(), text)?;
+        let max_tokens = fit(ids.len(), request.max_tokens, text.context_length(), config)?;
+        Ok(Self { ids, max_tokens, sampler, stop: request.stop, logprobs: request.logprobs })
+    }
+}
+
+/// Checks a scoring request and turns it into one passage per continuation, in order.
+pub(super) fn passages(
+    request: &ScoreRequest,
+    text: &dyn Text,
+    config: &GenerateConfig,
+) -> Result<Vec<Passage>, GenerateError> {
+    if request.prompt.is_empty() {
+        return Err(GenerateError::invalid("prompt", "must not be empty"));
+    }
+    check_range("continuations", Some(request.continuations.len()), 1, MAX_CONTINUATIONS)?;
+    let limit = text.context_length().min(config.score_tokens);
+    let passage = |(i, continuation): (usize, &String)| {
+        let field = format!("continuations[{i}]");
+        if continuation.is_empty() {
+            return Err(GenerateError::invalid(&field, "must not be empty"));
+        }
+        let passage = text.encode_passage(&request.prompt, continuation)?;
+        if passage.target.is_empty() || passage.target.start == 0 {
+            return Err(GenerateError::invalid(&field, "prompt and continuation must be at least one token each"));
+        }
+        fits(passage.target.start, passage.target.len(), limit)?;
+        Ok(passage)
+    };
+    request.continuations.iter().enumerate().map(passage).collect()
+}
+
+fn check_range(field: &str, value: Option<usize>, least: usize, most: usize) -> Result<(), GenerateError> {
+    match value.filter(|value| !(least..=most).contains(value)) {
+        Some(value) => Err(GenerateError::invalid(field, format!("must be from {least} to {most}. Given: {value}"))),
+        None => Ok(()),
+    }
+}
+
+fn prompt_ids(prompt: Option<&str>, messages: Option<&[Message]>, text: &dyn Text) -> Result<Vec<u32>, GenerateError> {
+    let (field, ids) = match (prompt, messages) {
+        (Some(_), Some(_)) => {
+            return Err(GenerateError::invalid("messages", "give either prompt or messages, not both"));
+        }
+        (None, None) => return Err(GenerateError::invalid("prompt", "give either prompt or messages")),
+        (Some(""), None) => return Err(GenerateError::invalid("prompt", "must not be empty")),
+        (Some(prompt), None) => ("prompt", text.encode_prompt(prompt)?),
+        (None, Some([])) => return Err(GenerateError::invalid("messages", "must be at least 1. Given: 0")),
+        (None, Some(messages)) => {
+            messages.iter().enumerate().try_for_each(|(i, message)| check_role(i, &message.role))?;
+            ("messages", text.encode_chat(messages)?)
+        }
+    };
+    if ids.is_empty() {
+        return Err(GenerateError::invalid(field, "must be at least one token"));
+    }
+    Ok(ids)
+}
+
+/// A role goes into the template between special tokens, so it has to be a plain name.
+fn check_role(i: usize, role: &str) -> Result<(), GenerateError> {
+    let plain = role.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    if plain && (1..=MAX_ROLE_BYTES).contains(&role.len()) {
+        return Ok(());
+    }
+    let message = format!("must be 1 to {MAX_ROLE_BYTES} letters, digits, - or _. Given: {} bytes", role.len());
+    Err(GenerateError::invalid(&format!("messages[{i}].role"), message))
+}
+
+/// How many tokens to generate: what was asked for, which has to fit, or the default, cut to what fits.
+fn fit(prompt: usize, asked: Option<usize>, limit: usize, config: &GenerateConfig) -> Result<usize, GenerateError> {
+    let room = limit.saturating_sub(prompt).max(1);
+    let max_tokens = asked.unwrap_or(config.default_max_tokens.min(room));
+    fits(prompt, max_tokens, limit)?;
+    Ok(max_tokens)
+}
+
+fn fits(prompt_tokens: usize, max_tokens: usize, limit: usize) -> Result<(), GenerateError> {
+    if prompt_tokens + max_tokens > limit {
+        return Err(GenerateError::ContextExceeded { prompt_tokens, max_tokens, limit });
+    }
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! The real writer behind http's trait.
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use uuid::Uuid;
+
+use crate::{
+    http::state::{Edits, Submitted},
+    writer::{Answer, EditHandle, Idempotency, PendingEdit, SetChange, Submission, VersionReport, WriterError},
+};
+
+#[async_trait]
+impl Edits for EditHandle {
+    fn submit(&self, submission: Submission) -> Result<Submitted, WriterError> {
+        let ticket = Self::submit(self, submission)?;
+        Ok(Submitted { ids: ticket.ids().to_vec(), done: ticket.done().boxed() })
+    }
+
+    async fn change(
+        &self,
+        change: SetChange,
+        actor: String,
+        expected_version: Option<u64>,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Answer<VersionReport>, WriterError> {
+        Self::change(self, change, actor, expected_version, idempotency).await
+    }
+
+    fn pending(&self, id: Uuid) -> Option<PendingEdit> {
+        Self::pending(self, id)
+    }
+}

@@ -1,0 +1,125 @@
+//! `GET /info`: what runs here.
+
+use axum::{Json, extract::State};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    error::{Problem, problems},
+    paging::MAX_LIMIT,
+    state::AppState,
+};
+use crate::digest::Digest;
+
+/// What runs here; filled once, at start.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ServiceInfo {
+    /// The service's own version.
+    #[schema(example = "0.1.0")]
+    pub service_version: String,
+    pub model: ModelInfo,
+    pub editor: EditorInfo,
+    #[serde(skip)]
+    pub limits: ServiceLimits,
+}
+
+/// The base model.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ModelInfo {
+    #[schema(example = "SmolLM2-135M-Instruct")]
+    pub name: String,
+    #[schema(example = "llama")]
+    pub architecture: String,
+    /// Digest of its files.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// Tokens.
+    #[schema(example = 8192)]
+    pub context_length: usize,
+    /// The matrices that edits change.
+    pub editable: Vec<MatrixInfo>,
+}
+
+/// A matrix that edits change.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct MatrixInfo {
+    #[schema(example = "model.layers.29.mlp.down_proj.weight")]
+    pub name: String,
+    /// Rows: the outputs.
+    #[schema(example = 576)]
+    pub d_out: usize,
+    /// Columns: the inputs.
+    #[schema(example = 1536)]
+    pub d_in: usize,
+}
+
+/// The editor.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct EditorInfo {
+    #[schema(example = "smollm2-135m-instruct")]
+    pub name: String,
+    #[schema(example = "mend")]
+    pub method: String,
+    /// Digest of its folder.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+}
+
+/// Limits that the writer and the engine keep.
+#[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
+pub struct ServiceLimits {
+    /// Requests that may wait for the writer.
+    #[schema(example = 64)]
+    pub edit_queue: usize,
+    /// Edits in one request.
+    #[schema(example = 64)]
+    pub edits_per_request: usize,
+    /// Requests that may wait for the engine.
+    #[schema(example = 64)]
+    pub generate_queue: usize,
+}
+
+/// What runs here and where it stands.
+#[derive(Serialize, ToSchema)]
+pub(super) struct InfoResponse {
+    #[serde(flatten)]
+    info: ServiceInfo,
+    /// The newest version.
+    #[schema(example = 7)]
+    version: u64,
+    limits: Limits,
+}
+
+/// Every limit that a request can meet.
+#[derive(Serialize, ToSchema)]
+struct Limits {
+    /// Bytes of a request's body.
+    #[schema(example = 2_000_000)]
+    body_bytes: usize,
+    /// Seconds from a request to the head of its response.
+    #[schema(example = 120.0)]
+    request_seconds: f64,
+    /// Rows of a page.
+    #[schema(example = 200)]
+    page: u32,
+    #[serde(flatten)]
+    service: ServiceLimits,
+}
+
+problems!(InfoProblems: RequestTimeout, LogDamaged, LogUnavailable);
+
+/// What runs here
+#[utoipa::path(
+    get, path = "/info", operation_id = "info", tag = "service",
+    responses((status = 200, description = "Service, model, editor, newest version and limits.", body = InfoResponse), InfoProblems)
+)]
+pub(super) async fn info(State(app): State<AppState>) -> Result<Json<InfoResponse>, Problem> {
+    let version = app.log.head().await?.number;
+    let limits = Limits {
+        body_bytes: app.limits.body_bytes,
+        request_seconds: app.limits.request_time.as_secs_f64(),
+        page: MAX_LIMIT,
+        service: app.info.limits,
+    };
+    Ok(Json(InfoResponse { info: (*app.info).clone(), version, limits }))
+}

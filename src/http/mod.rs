@@ -1,0 +1,46 @@
+//! HTTP: routes as one table, one file per noun, one table of error codes, and the OpenAPI document made from both.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `router` | the table of routes and the layers around it |
+//! | `edits/`, `versions`, `generate`, `score`, `health`, `info`, `docs` | the nouns |
+//! | [`error`] | the code table: stable code, status, title |
+//! | `refusal` | which code the errors of the other rooms become |
+//! | `extract`, `headers`, `paging`, `idempotency`, `auth` | what a request says, checked |
+//! | `middleware`, `measure` | request ids, time limit, metrics to the end of the body |
+//! | `handles/` | the real writer and engine behind the traits of [`state`] |
+//!
+//! This room asks the others only through the traits in [`state`], so its tests stand doubles in their place.
+
+mod auth;
+mod docs;
+mod edits;
+pub mod error;
+mod extract;
+mod generate;
+mod handles;
+mod headers;
+mod health;
+mod idempotency;
+mod info;
+mod measure;
+mod middleware;
+mod openapi;
+mod paging;
+mod readiness;
+mod refusal;
+mod router;
+mod score;
+mod serve;
+mod sse;
+pub mod state;
+#[cfg(test)]
+mod tests;
+mod versions;
+
+pub use info::{EditorInfo, MatrixInfo, ModelInfo, ServiceInfo, ServiceLimits};
+pub use openapi::document;
+pub use readiness::{Phase, Readiness};
+pub use router::router;
+pub use serve::serve;
+pub use state::{AppState, Edits, Generates, HttpLimits, Streaming, Submitted};

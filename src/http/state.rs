@@ -1,0 +1,89 @@
+//! What handlers share, and the two traits through which they reach the writer and the engine.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::{future::BoxFuture, stream::BoxStream};
+use uuid::Uuid;
+
+use super::{info::ServiceInfo, readiness::Readiness};
+use crate::{
+    edit_log::EditLog,
+    generation::{GenerateError, GenerateEvent, GenerateRequest, GenerateResponse, ScoreRequest, ScoreResponse},
+    telemetry::Metrics,
+    writer::{Answer, BatchReport, Idempotency, PendingEdit, SetChange, Submission, VersionReport, WriterError},
+};
+
+/// An admitted submission. Dropping it does not cancel the edits; it detaches from them.
+pub struct Submitted {
+    /// The ids given to the edits, in the order they were asked for.
+    pub ids: Vec<Uuid>,
+    /// Ends when the edits are in the log, or are known not to be.
+    pub done: BoxFuture<'static, Result<Answer<BatchReport>, WriterError>>,
+}
+
+/// The writer, as http sees it.
+#[async_trait]
+pub trait Edits: Send + Sync {
+    /// Admits edits to the bounded queue and returns at once.
+    fn submit(&self, submission: Submission) -> Result<Submitted, WriterError>;
+
+    /// Changes the set without computing anything new.
+    async fn change(
+        &self,
+        change: SetChange,
+        actor: String,
+        expected_version: Option<u64>,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Answer<VersionReport>, WriterError>;
+
+    /// An edit that is waiting or running; none once it is in the log or gone.
+    fn pending(&self, id: Uuid) -> Option<PendingEdit>;
+}
+
+/// A generation that has begun. Dropping `events` ends it.
+pub struct Streaming {
+    /// The version that every token comes from.
+    pub version: u64,
+    pub events: BoxStream<'static, Result<GenerateEvent, GenerateError>>,
+}
+
+/// The engine, as http sees it.
+#[async_trait]
+pub trait Generates: Send + Sync {
+    /// The whole text at once.
+    async fn generate(&self, request: GenerateRequest) -> Result<GenerateResponse, GenerateError>;
+
+    /// The text as it comes.
+    async fn stream(&self, request: GenerateRequest) -> Result<Streaming, GenerateError>;
+
+    /// Log-probabilities of given continuations.
+    async fn score(&self, request: ScoreRequest) -> Result<ScoreResponse, GenerateError>;
+}
+
+/// Limits that http itself keeps; the writer and the engine keep their own.
+#[derive(Debug, Clone, Copy)]
+pub struct HttpLimits {
+    /// Bytes of a request's body.
+    pub body_bytes: usize,
+    /// From the request to the head of its response; a stream's body may take longer.
+    pub request_time: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self { body_bytes: 2_000_000, request_time: Duration::from_secs(120) }
+    }
+}
+
+/// Everything a handler can reach. Cloning shares it.
+#[derive(Clone)]
+pub struct AppState {
+    pub edits: Arc<dyn Edits>,
+    pub generates: Arc<dyn Generates>,
+    pub log: Arc<dyn EditLog>,
+    pub metrics: Metrics,
+    pub info: Arc<ServiceInfo>,
+    pub readiness: Readiness,
+    pub limits: HttpLimits,
+}

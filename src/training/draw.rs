@@ -1,0 +1,73 @@
+//! Which records and which bystanders each step takes: a function of the seed and the step alone, so that a resumed run
+//! draws what it would have drawn.
+
+use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+use super::{batch::BatchPlan, corpus::Corpus, options::Recipe};
+
+/// Locality texts per edit.
+const LOCALITY_PER_EDIT: usize = 2;
+/// Streams of the generator from here on shuffle epochs; those below draw steps.
+const EPOCH_STREAMS: u64 = 1 << 40;
+
+/// Draws batches.
+pub struct Draw {
+    recipe: Recipe,
+    records: usize,
+    windows: Vec<usize>,
+    epoch: Option<(u64, Vec<usize>)>,
+}
+
+impl Draw {
+    /// From `records` training records, and the windows of `corpus` if it has any.
+    pub fn new(recipe: Recipe, records: usize, corpus: &Corpus) -> Self {
+        let windows = (0..corpus.windows()).map(|window| corpus.window(window)).collect();
+        Self { recipe, records, windows, epoch: None }
+    }
+
+    /// The batch of `step`.
+    pub fn batch(&mut self, step: u64) -> BatchPlan {
+        let size = self.recipe.edits_per_step.min(self.records);
+        let first = step * size as u64;
+        let edits: Vec<usize> = (first..first + size as u64).map(|index| self.record(index)).collect();
+        let mut rng = self.generator(step);
+        let mut locality = Vec::with_capacity(size * LOCALITY_PER_EDIT);
+        for (edit, &record) in edits.iter().enumerate() {
+            for _ in 0..LOCALITY_PER_EDIT {
+                locality.push((edit as u32, self.bystander(record, &mut rng)));
+            }
+        }
+        BatchPlan { edits, locality }
+    }
+
+    /// Record number `index` of the endless sequence of shuffled epochs.
+    fn record(&mut self, index: u64) -> usize {
+        let (epoch, place) = (index / self.records as u64, (index % self.records as u64) as usize);
+        if self.epoch.as_ref().is_none_or(|(current, _)| *current != epoch) {
+            let mut order: Vec<usize> = (0..self.records).collect();
+            order.shuffle(&mut self.generator(EPOCH_STREAMS + epoch));
+            self.epoch = Some((epoch, order));
+        }
+        self.epoch.as_ref().map_or(0, |(_, order)| order[place])
+    }
+
+    fn bystander(&self, record: usize, rng: &mut ChaCha8Rng) -> usize {
+        let mix = self.recipe.locality_mix;
+        let text = if self.windows.is_empty() { 0.0 } else { mix.text };
+        let draw = rng.random_range(0.0..mix.neighbour + mix.other + text);
+        if draw < mix.neighbour {
+            Corpus::locality(record)
+        } else if draw < mix.neighbour + mix.other {
+            Corpus::locality(rng.random_range(0..self.records))
+        } else {
+            self.windows[rng.random_range(0..self.windows.len())]
+        }
+    }
+
+    fn generator(&self, stream: u64) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.recipe.seed);
+        rng.set_stream(stream);
+        rng
+    }
+}

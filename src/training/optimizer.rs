@@ -1,0 +1,149 @@
+//! Adam over named variables, with a learning rate per variable and a clip of the global norm.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::{Device, Result, Tensor, Var, backprop::GradStore};
+use rayon::prelude::*;
+
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
+const EPSILON: f32 = 1e-8;
+
+/// A trained variable.
+struct Parameter {
+    variable: Var,
+    /// Its learning rate relative to the schedule's.
+    rate: f64,
+    first: Vec<f32>,
+    second: Vec<f32>,
+}
+
+/// Gradients by variable.
+pub type Gradients = BTreeMap<String, Vec<f32>>;
+
+/// Adam (Kingma and Ba, 2015), with bias correction.
+pub struct Adam {
+    parameters: BTreeMap<String, Parameter>,
+    /// Steps taken.
+    pub step: u64,
+}
+
+impl Adam {
+    /// For variables with their learning rates.
+    pub fn new(variables: impl IntoIterator<Item = (String, Var, f64)>) -> Self {
+        let parameters = variables
+            .into_iter()
+            .map(|(name, variable, rate)| {
+                let size = variable.elem_count();
+                (name, Parameter { variable, rate, first: vec![0.0; size], second: vec![0.0; size] })
+            })
+            .collect();
+        Self { parameters, step: 0 }
+    }
+
+    /// The gradients of the variables, out of all that a backward pass computed.
+    pub fn gradients(&self, store: &GradStore) -> Result<Gradients> {
+        let own = self.parameters.iter().filter_map(|(name, parameter)| Some((name, store.get(&parameter.variable)?)));
+        own.map(|(name, gradient)| Ok((name.clone(), gradient.flatten_all()?.to_vec1()?))).collect()
+    }
+
+    /// One step along the sum of `parts`, added in order; `schedule` scales every learning rate. A gradient above the
+    /// global norm `clip` is scaled down to it. Returns the norm before clipping.
+    pub fn update(&mut self, parts: Vec<Gradients>, schedule: f64, clip: f64) -> Result<f64> {
+        let mut parts = parts.into_iter();
+        let mut values = parts.next().unwrap_or_default();
+        for part in parts {
+            for (name, gradient) in part {
+                match values.get_mut(&name) {
+                    Some(sum) => sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value),
+                    None => drop(values.insert(name, gradient)),
+                }
+            }
+        }
+        let square: f64 = values.values().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum();
+        let norm = square.sqrt();
+        let scale = if norm > clip { (clip / norm) as f32 } else { 1.0 };
+        self.step += 1;
+        let correction1 = 1.0 - BETA1.powf(self.step as f64);
+        let correction2 = 1.0 - BETA2.powf(self.step as f64);
+        for (name, parameter) in &mut self.parameters {
+            let Some(gradient) = values.get(name) else { continue };
+            let rate = (parameter.rate * schedule / correction1) as f32;
+            parameter.step(gradient, scale, rate, correction2.sqrt() as f32)?;
+        }
+        Ok(norm)
+    }
+
+    /// The moments and the number of steps, by name.
+    pub fn state(&self) -> Result<HashMap<String, Tensor>> {
+        let mut state = HashMap::from([("step".to_owned(), Tensor::new(&[self.step as i64], &Device::Cpu)?)]);
+        for (name, parameter) in &self.parameters {
+            state.insert(format!("first.{name}"), Tensor::new(parameter.first.as_slice(), &Device::Cpu)?);
+            state.insert(format!("second.{name}"), Tensor::new(parameter.second.as_slice(), &Device::Cpu)?);
+        }
+        Ok(state)
+    }
+
+    /// Takes back what [`Adam::state`] gave.
+    pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let get = |name: String| {
+            state.get(&name).ok_or_else(|| candle_core::Error::Msg(format!("the optimizer's state lacks {name}")))
+        };
+        self.step = get("step".to_owned())?.to_vec1::<i64>()?[0] as u64;
+        for (name, parameter) in &mut self.parameters {
+            let first = get(format!("first.{name}"))?.to_vec1()?;
+            let second = get(format!("second.{name}"))?.to_vec1()?;
+            if first.len() != parameter.first.len() || second.len() != parameter.second.len() {
+                candle_core::bail!("the optimizer's state of {name} has another size");
+            }
+            (parameter.first, parameter.second) = (first, second);
+        }
+        Ok(())
+    }
+}
+
+impl Parameter {
+    fn step(&mut self, gradient: &[f32], scale: f32, rate: f32, correction2: f32) -> Result<()> {
+        let mut values = self.variable.flatten_all()?.to_vec1::<f32>()?;
+        let (b1, b2) = (BETA1 as f32, BETA2 as f32);
+        values.par_iter_mut().zip(&mut self.first).zip(&mut self.second).zip(gradient).with_min_len(1 << 14).for_each(
+            |(((value, first), second), gradient)| {
+                let gradient = gradient * scale;
+                *first = b1 * *first + (1.0 - b1) * gradient;
+                *second = b2 * *second + (1.0 - b2) * gradient * gradient;
+                *value -= rate * *first / (second.sqrt() / correction2 + EPSILON);
+            },
+        );
+        self.variable.set(&Tensor::from_vec(values, self.variable.shape(), self.variable.device())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_minimum_of_a_parabola() {
+        let x = Var::new(&[3f32, -2.0], &Device::Cpu).unwrap();
+        let mut adam = Adam::new([("x".to_owned(), x.clone(), 0.1)]);
+        for _ in 0..400 {
+            let loss = (x.as_tensor() - 1.0).unwrap().sqr().unwrap().sum_all().unwrap();
+            let gradients = adam.gradients(&loss.backward().unwrap()).unwrap();
+            adam.update(vec![gradients], 1.0, 10.0).unwrap();
+        }
+        for value in x.to_vec1::<f32>().unwrap() {
+            assert!((value - 1.0).abs() < 1e-2, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_first_step_is_the_rate_however_large_the_gradient() {
+        let x = Var::new(&[0f32], &Device::Cpu).unwrap();
+        let mut adam = Adam::new([("x".to_owned(), x.clone(), 0.5)]);
+        let loss = (x.as_tensor() * 1e6).unwrap().sum_all().unwrap();
+        let gradients = adam.gradients(&loss.backward().unwrap()).unwrap();
+        let norm = adam.update(vec![gradients], 1.0, 1.0).unwrap();
+        assert!((norm - 1e6).abs() < 1.0);
+        assert!((x.to_vec1::<f32>().unwrap()[0] + 0.5).abs() < 1e-3);
+    }
+}

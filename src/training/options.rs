@@ -1,0 +1,99 @@
+//! What a training run is started with.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::batch::Weights;
+
+/// How often each kind of text is what must not change, as weights.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LocalityMix {
+    /// The record's own locality question.
+    pub neighbour: f64,
+    /// Another record's.
+    pub other: f64,
+    /// Running text.
+    pub text: f64,
+}
+
+/// The network, the objective and the schedule: what the result depends on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    pub rank: usize,
+    pub edits_per_step: usize,
+    /// Adam, networks.
+    pub learning_rate: f64,
+    /// Adam, scales of the matrices' step sizes.
+    pub lr_scale_rate: f64,
+    /// Most global norm of the gradient.
+    pub clip: f64,
+    pub edit_weight: f64,
+    pub locality_weight: f64,
+    pub locality_mix: LocalityMix,
+    /// Steps after which the cosine has come down.
+    pub steps: u64,
+    pub warmup: u64,
+    pub seed: u64,
+}
+
+impl Recipe {
+    /// The objective's weights.
+    pub fn weights(&self) -> Weights {
+        Weights { edit: self.edit_weight, locality: self.locality_weight }
+    }
+
+    /// Learning rate at `step` relative to its highest: linear up, cosine down to a twentieth.
+    pub fn schedule(&self, step: u64) -> f64 {
+        const FLOOR: f64 = 0.05;
+        if step < self.warmup {
+            return (step + 1) as f64 / self.warmup as f64;
+        }
+        let span = self.steps.saturating_sub(self.warmup).max(1) as f64;
+        let progress = ((step - self.warmup) as f64 / span).min(1.0);
+        FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+    }
+}
+
+/// How a run goes and where it keeps its files: what the result does not depend on, save for when it stops.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Folder of the editor, the state and the plot.
+    pub out: PathBuf,
+    /// Folder of the hidden states.
+    pub cache: PathBuf,
+    pub validate_every: u64,
+    pub validation_records: usize,
+    /// Validations without a better one before stopping.
+    pub patience: usize,
+    pub resume: bool,
+    pub max_minutes: Option<f64>,
+    /// Threads that compute, on parts of a batch.
+    pub threads: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_rises_then_falls() {
+        let recipe = Recipe {
+            rank: 8,
+            edits_per_step: 2,
+            learning_rate: 1e-3,
+            lr_scale_rate: 1e-3,
+            clip: 1.0,
+            edit_weight: 0.1,
+            locality_weight: 1.0,
+            locality_mix: LocalityMix { neighbour: 1.0, other: 0.0, text: 0.0 },
+            steps: 100,
+            warmup: 10,
+            seed: 0,
+        };
+        assert!((recipe.schedule(0) - 0.1).abs() < 1e-12);
+        assert!((recipe.schedule(10) - 1.0).abs() < 1e-12);
+        assert!((recipe.schedule(100) - 0.05).abs() < 1e-12);
+        assert!(recipe.schedule(55) < recipe.schedule(54));
+    }
+}

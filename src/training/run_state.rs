@@ -1,0 +1,225 @@
+//! What a run has done so far, and its files: the state to resume from and the best editor.
+
+use std::{collections::HashMap, path::Path};
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    TrainingError, batch::BatchOutcome, optimizer::Adam, options::Recipe, trainable::Trainable, trainer::Inputs,
+    validate::Validation,
+};
+use crate::{
+    digest::Digest,
+    editor::{
+        Manifest,
+        folder::{self, BaseModel, write_whole},
+        mend::{METHOD, Mend},
+    },
+};
+
+/// File of the state, in the run's folder.
+const STATE: &str = "state.safetensors";
+/// Metadata key under which the state keeps its numbers.
+const RUN: &str = "run";
+
+/// Training figures, means over some steps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StepFigures {
+    /// The last of the steps.
+    pub step: u64,
+    pub loss: f64,
+    /// Share of exact matches on paraphrases.
+    pub paraphrase: f64,
+    /// Mean KL over locality texts, nats.
+    pub kl: f64,
+}
+
+impl StepFigures {
+    /// Means over the parts of a batch.
+    pub(super) fn new(step: u64, parts: &[BatchOutcome]) -> Result<Self, TrainingError> {
+        let mut loss = 0.0;
+        let edits: usize = parts.iter().map(|part| part.prompts.len()).sum();
+        for part in parts {
+            loss += f64::from(part.loss.to_scalar::<f32>()?) * part.prompts.len() as f64 / edits as f64;
+        }
+        let mean = |sum: f64, count: usize| sum / count.max(1) as f64;
+        let paraphrases = parts.iter().flat_map(|part| &part.paraphrases);
+        let locality = parts.iter().flat_map(|part| &part.locality);
+        Ok(Self {
+            step,
+            loss,
+            paraphrase: mean(paraphrases.filter(|target| target.exact).count() as f64, edits),
+            kl: mean(locality.clone().map(|text| f64::from(text.kl)).sum(), locality.count()),
+        })
+    }
+
+    /// Means of at least one.
+    pub(super) fn mean(all: &[Self]) -> Self {
+        let mean = |figure: fn(&Self) -> f64| all.iter().map(figure).sum::<f64>() / all.len().max(1) as f64;
+        Self {
+            step: all.last().map_or(0, |figures| figures.step),
+            loss: mean(|figures| figures.loss),
+            paraphrase: mean(|figures| figures.paraphrase),
+            kl: mean(|figures| figures.kl),
+        }
+    }
+}
+
+/// Training and validation figures so far.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    pub steps: Vec<StepFigures>,
+    pub validations: Vec<Validation>,
+}
+
+impl History {
+    /// The best validation.
+    pub fn best(&self) -> Option<&Validation> {
+        self.validations.iter().min_by(|a, b| a.loss.total_cmp(&b.loss))
+    }
+
+    /// Validations since the best.
+    pub fn since_best(&self) -> usize {
+        let best = self.best().map_or(0, |best| best.step);
+        self.validations.iter().filter(|validation| validation.step > best).count()
+    }
+
+    /// Adds a validation; whether it is the best.
+    pub(super) fn push(&mut self, figures: Validation) -> bool {
+        let better = self.best().is_none_or(|best| figures.loss < best.loss);
+        self.validations.push(figures);
+        better
+    }
+}
+
+/// Where a run is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RunState {
+    pub step: u64,
+    pub seconds: f64,
+    pub history: History,
+    /// Figures of the steps since the last mean.
+    pub pending: Vec<StepFigures>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    recipe: Recipe,
+    run: RunState,
+}
+
+impl RunState {
+    pub(super) fn save(
+        &self,
+        out: &Path,
+        recipe: &Recipe,
+        trainable: &Trainable,
+        adam: &Adam,
+    ) -> Result<(), TrainingError> {
+        let mut tensors = trainable.state()?;
+        tensors.extend(adam.state()?.into_iter().map(|(name, tensor)| (format!("adam.{name}"), tensor)));
+        let saved = Saved { recipe: recipe.clone(), run: self.clone() };
+        let text = serde_json::to_string(&saved).map_err(|error| TrainingError::Refused(error.to_string()))?;
+        let bytes = safetensors::serialize(&tensors, Some(HashMap::from([(RUN.to_owned(), text)])))
+            .map_err(|error| TrainingError::Refused(error.to_string()))?;
+        let io = |source| TrainingError::Io { what: out.join(STATE).display().to_string(), source };
+        std::fs::create_dir_all(out).map_err(io)?;
+        write_whole(&out.join(STATE), &bytes).map_err(io)
+    }
+
+    pub(super) fn load(
+        out: &Path,
+        recipe: &Recipe,
+        trainable: &mut Trainable,
+        adam: &mut Adam,
+    ) -> Result<Self, TrainingError> {
+        let path = out.join(STATE);
+        let damaged = |why: String| TrainingError::Refused(format!("{}: {why}", path.display()));
+        let bytes =
+            std::fs::read(&path).map_err(|source| TrainingError::Io { what: path.display().to_string(), source })?;
+        let (_, header) =
+            safetensors::SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let text = header.metadata().as_ref().and_then(|metadata| metadata.get(RUN));
+        let text = text.ok_or_else(|| damaged("it is not a training state".to_owned()))?;
+        let saved: Saved = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
+        if saved.recipe != *recipe {
+            let why = format!("the run was started with {:?}, and can not go on with {recipe:?}", saved.recipe);
+            return Err(damaged(why));
+        }
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
+        trainable.restore(&tensors)?;
+        let moments = tensors
+            .into_iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix("adam.")?.to_owned(), tensor)))
+            .collect();
+        adam.restore(&moments)?;
+        Ok(saved.run)
+    }
+
+    /// Writes the editor as it is now to `out`, with a card.
+    pub(super) fn export(
+        &self,
+        mend: &Mend,
+        inputs: &Inputs<'_>,
+        recipe: &Recipe,
+        out: &Path,
+    ) -> Result<(), TrainingError> {
+        let model = inputs.model;
+        let mut manifest = Manifest {
+            method: METHOD.to_owned(),
+            name: format!("MEND for {}", model.name()),
+            base_model: BaseModel { name: model.name().to_owned(), digest: model.digest() },
+            matrices: model.editable().iter().map(|matrix| matrix.name.clone()).collect(),
+            tail_blocks: model.network().shape().tail_blocks,
+            rank: recipe.rank,
+            tensors_digest: Digest::of(b""),
+            training: json!({
+                "recipe": recipe,
+                "steps_taken": self.step,
+                "edits_seen": self.step * recipe.edits_per_step as u64,
+                "seconds": self.seconds.round(),
+                "data_digest": inputs.train.digest,
+                "records": inputs.train.records.len(),
+                "validation_digest": inputs.validation.digest,
+            }),
+            figures: json!({ "validation": self.history.best() }),
+        };
+        folder::write(out, &mut manifest, &half_precision(mend)?)?;
+        let card = card(&manifest);
+        let io = |source| TrainingError::Io { what: out.join("README.md").display().to_string(), source };
+        write_whole(&out.join("README.md"), card.as_bytes()).map_err(io)
+    }
+}
+
+/// The large matrices in f16, everything else as it is.
+fn half_precision(mend: &Mend) -> Result<HashMap<String, Tensor>, TrainingError> {
+    let narrow = |name: &str| name.ends_with(".u") || name.ends_with(".v");
+    mend.to_tensors()?
+        .into_iter()
+        .map(|(name, tensor)| {
+            let dtype = match tensor.dtype() {
+                _ if narrow(&name) => DType::F16,
+                DType::F64 => DType::F32,
+                other => other,
+            };
+            Ok((name, tensor.to_dtype(dtype)?))
+        })
+        .collect()
+}
+
+fn card(manifest: &Manifest) -> String {
+    let pretty = |value: &serde_json::Value| serde_json::to_string_pretty(value).unwrap_or_default();
+    format!(
+        "# {}\n\nA `{}` editor of rank {} for the MLP matrices of the last {} blocks of {}.\n\n\
+         ## Training\n\n```json\n{}\n```\n\n## Measured on the validation records, one edit at a time\n\n```json\n{}\n```\n",
+        manifest.name,
+        manifest.method,
+        manifest.rank,
+        manifest.tail_blocks,
+        manifest.base_model.name,
+        pretty(&manifest.training),
+        pretty(&manifest.figures),
+    )
+}

@@ -1,0 +1,231 @@
+//! The training loop.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{
+    TrainingError, batch,
+    cache::HiddenStates,
+    corpus::Corpus,
+    dataset::Dataset,
+    draw::Draw,
+    optimizer::Adam,
+    options::{Recipe, RunOptions},
+    parallel, plot,
+    run_state::{History, RunState, StepFigures},
+    trainable::Trainable,
+    validate::{Validation, validate},
+};
+use crate::model::Model;
+
+/// Windows of running text that a run draws from.
+const WINDOWS: usize = 4000;
+/// Edits of a part of a batch: what one thread does at a time. Fixed, so that the sums do not depend on the number of
+/// threads.
+const PART: usize = 8;
+/// Steps averaged in the history and the progress bar.
+const AVERAGE: u64 = 10;
+
+/// What a run needs from outside.
+pub struct Inputs<'a> {
+    pub model: &'a Model,
+    pub train: &'a Dataset,
+    pub validation: &'a Dataset,
+    pub running_text: Option<&'a str>,
+    /// Set from outside to make the run save and stop.
+    pub stop: &'a AtomicBool,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps were taken.
+    Finished,
+    /// Validation did not get better any more.
+    NoBetter,
+    /// It was interrupted, or its time was up; it can be resumed.
+    Stopped,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    pub ending: Ending,
+    pub history: History,
+    /// Seconds of training, over all sessions of the run.
+    pub seconds: f64,
+}
+
+/// Trains an editor; checkpoints, the best editor and the plot go to `options.out`.
+pub fn train(inputs: &Inputs<'_>, recipe: &Recipe, options: &RunOptions) -> Result<Summary, TrainingError> {
+    Trainer::open(inputs, recipe, options)?.run()
+}
+
+struct Trainer<'a> {
+    inputs: &'a Inputs<'a>,
+    recipe: &'a Recipe,
+    options: &'a RunOptions,
+    states: HiddenStates,
+    draw: Draw,
+    validation: Vec<usize>,
+    trainable: Trainable,
+    adam: Adam,
+    run: RunState,
+    bar: ProgressBar,
+    started: Instant,
+}
+
+impl<'a> Trainer<'a> {
+    fn open(inputs: &'a Inputs<'a>, recipe: &'a Recipe, options: &'a RunOptions) -> Result<Self, TrainingError> {
+        let (train, validation) = (&inputs.train.records, &inputs.validation.records);
+        if train.is_empty() || validation.is_empty() {
+            return Err(TrainingError::Refused("training needs records, and others to validate on".to_owned()));
+        }
+        let records: Vec<_> = train.iter().chain(validation).cloned().collect();
+        let tokenizer = inputs.model.tokenizer();
+        let corpus = Corpus::new(tokenizer, &records, inputs.running_text, WINDOWS, recipe.seed)?;
+        let draw = Draw::new(recipe.clone(), train.len(), &corpus);
+        let bar = progress_bar();
+        let states = HiddenStates::open(inputs.model, corpus.texts, &options.cache, options.threads, &bar)?;
+        let count = options.validation_records.min(validation.len());
+        let mut trainable = Trainable::new(inputs.model.editable(), recipe.rank, recipe.seed)?;
+        let mut adam = Adam::new(trainable.variables(recipe.learning_rate, recipe.lr_scale_rate));
+        let run = match options.resume {
+            true => RunState::load(&options.out, recipe, &mut trainable, &mut adam)?,
+            false => RunState::default(),
+        };
+        Ok(Self {
+            validation: (train.len()..train.len() + count).collect(),
+            inputs,
+            recipe,
+            options,
+            states,
+            draw,
+            trainable,
+            adam,
+            run,
+            bar,
+            started: Instant::now(),
+        })
+    }
+
+    fn run(mut self) -> Result<Summary, TrainingError> {
+        self.bar.reset();
+        self.bar.set_length(self.recipe.steps);
+        self.bar.set_position(self.run.step);
+        self.bar.reset_eta();
+        let before = self.run.seconds;
+        let ending = loop {
+            self.run.seconds = before + self.started.elapsed().as_secs_f64();
+            if self.run.step >= self.recipe.steps {
+                break Ending::Finished;
+            }
+            if self.inputs.stop.load(Ordering::Relaxed) || self.out_of_time() {
+                break Ending::Stopped;
+            }
+            self.step()?;
+            if self.run.step.is_multiple_of(self.options.validate_every) || self.run.step == self.recipe.steps {
+                self.validate()?;
+                if self.run.history.since_best() >= self.options.patience {
+                    break Ending::NoBetter;
+                }
+            }
+        };
+        self.save()?;
+        self.bar.finish_and_clear();
+        Ok(Summary { ending, history: self.run.history, seconds: self.run.seconds })
+    }
+
+    fn out_of_time(&self) -> bool {
+        self.options.max_minutes.is_some_and(|minutes| self.started.elapsed().as_secs_f64() > minutes * 60.0)
+    }
+
+    fn step(&mut self) -> Result<(), TrainingError> {
+        let (model, states, threads) = (self.inputs.model, &self.states, self.options.threads);
+        let parts = self.draw.batch(self.run.step).parts(PART);
+        let captured = parallel::map(threads, &parts, |part| batch::capture_edits(model, states, &part.edits));
+        let captured = captured.into_iter().collect::<Result<Vec<_>, _>>()?;
+        for captured in &captured {
+            self.trainable.observe(captured)?;
+        }
+        let mend = self.trainable.mend()?;
+        let edits: usize = parts.iter().map(|part| part.edits.len()).sum();
+        let work: Vec<_> = parts.iter().zip(&captured).collect();
+        let passed = parallel::map(threads, &work, |(part, captured)| {
+            let outcome = batch::run(model, states, &mend, part, captured, self.recipe.weights())?;
+            let share = (outcome.loss.clone() * (part.edits.len() as f64 / edits as f64))?;
+            Ok::<_, TrainingError>((self.adam.gradients(&share.backward()?)?, outcome))
+        });
+        let (gradients, outcomes): (Vec<_>, Vec<_>) =
+            passed.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let figures = StepFigures::new(self.run.step + 1, &outcomes)?;
+        if !figures.loss.is_finite() {
+            return Err(TrainingError::Diverged { step: self.run.step });
+        }
+        self.adam.update(gradients, self.recipe.schedule(self.run.step), self.recipe.clip)?;
+        self.run.step += 1;
+        self.record(figures);
+        Ok(())
+    }
+
+    fn record(&mut self, figures: StepFigures) {
+        self.run.pending.push(figures);
+        self.bar.inc(1);
+        if self.run.step.is_multiple_of(AVERAGE) {
+            let mean = StepFigures::mean(&std::mem::take(&mut self.run.pending));
+            let edits = self.recipe.edits_per_step as f64 * self.bar.per_sec();
+            self.bar.set_message(format!(
+                "ES {:.2} KL {:.3} loss {:.3} {edits:.1} edits/s",
+                mean.paraphrase, mean.kl, mean.loss
+            ));
+            self.run.history.steps.push(mean);
+        }
+    }
+
+    fn validate(&mut self) -> Result<(), TrainingError> {
+        let mend = self.trainable.mend()?;
+        let weights = self.recipe.weights();
+        let figures =
+            validate(self.inputs.model, &self.states, &mend, &self.validation, weights, self.options.threads)?;
+        let figures = Validation { step: self.run.step, ..figures };
+        let better = self.run.history.push(figures);
+        self.bar.suspend(|| println!("{}", describe(&figures, better)));
+        if better {
+            self.run.export(&mend, self.inputs, self.recipe, &self.options.out)?;
+        }
+        self.save()
+    }
+
+    fn save(&self) -> Result<(), TrainingError> {
+        self.run.save(&self.options.out, self.recipe, &self.trainable, &self.adam)?;
+        plot::write(&self.run.history, &self.options.out.join("loss.svg"))
+    }
+}
+
+fn describe(figures: &Validation, better: bool) -> String {
+    format!(
+        "step {:>6}  prompt {:.3}  paraphrase {:.3}  neighbour KL {:.3} unchanged {:.3}  other KL {:.3} unchanged {:.3}  \
+         loss {:.4}{}",
+        figures.step,
+        figures.prompt,
+        figures.paraphrase,
+        figures.neighbour_kl,
+        figures.neighbour_unchanged,
+        figures.other_kl,
+        figures.other_unchanged,
+        figures.loss,
+        if better { "  best" } else { "" }
+    )
+}
+
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ETA {eta}")
+        .expect("the template is a constant that indicatif accepts");
+    let bar = ProgressBar::new(0).with_style(style);
+    bar.enable_steady_tick(Duration::from_secs(1));
+    bar
+}

@@ -1,0 +1,211 @@
+//! The engine over a real network (a tiny random Llama) and real versions: what it generates and scores is what the
+//! network says when it is asked token by token.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test panics when something is wrong, and says what it skips"
+)]
+
+mod common;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use amend::{
+    digest::Digest,
+    generation::{GenerateConfig, GenerateError, GenerateHandle, GenerateRequest, ModelDecoder, ScoreRequest},
+    model::{DenseMatrices, LoadOptions, Model, Projection},
+    telemetry::Metrics,
+    weights::{Lease, Published, Version, VersionSource, WeightsError},
+};
+use async_trait::async_trait;
+use candle_core::{Device, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+const HIDDEN: usize = 32;
+const INTERMEDIATE: usize = 48;
+const VOCABULARY: usize = 95;
+const BLOCKS: usize = 3;
+
+fn random(rng: &mut ChaCha8Rng, shape: &[usize], scale: f32) -> Tensor {
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(-scale..scale)).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn tiny_model(folder: &std::path::Path) -> Model {
+    let config = json!({
+        "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE,
+        "num_hidden_layers": BLOCKS, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "max_position_embeddings": 512, "tie_word_embeddings": true,
+    });
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut tensors = HashMap::new();
+    let mut add = |name: String, shape: &[usize], scale| tensors.insert(name, random(&mut rng, shape, scale));
+    add("model.embed_tokens.weight".into(), &[VOCABULARY, HIDDEN], 1.0);
+    add("model.norm.weight".into(), &[HIDDEN], 1.0);
+    for block in 0..BLOCKS {
+        let name = |part: &str| format!("model.layers.{block}.{part}.weight");
+        add(name("input_layernorm"), &[HIDDEN], 1.0);
+        add(name("post_attention_layernorm"), &[HIDDEN], 1.0);
+        add(name("self_attn.q_proj"), &[HIDDEN, HIDDEN], 0.5);
+        add(name("self_attn.k_proj"), &[HIDDEN / 2, HIDDEN], 0.5);
+        add(name("self_attn.v_proj"), &[HIDDEN / 2, HIDDEN], 0.5);
+        add(name("self_attn.o_proj"), &[HIDDEN, HIDDEN], 0.5);
+        add(name("mlp.gate_proj"), &[INTERMEDIATE, HIDDEN], 0.5);
+        add(name("mlp.up_proj"), &[INTERMEDIATE, HIDDEN], 0.5);
+        add(name("mlp.down_proj"), &[HIDDEN, INTERMEDIATE], 0.5);
+    }
+    common::write_folder(folder, &config, &tensors);
+    Model::load(folder, &LoadOptions { tail_blocks: 1, ..LoadOptions::default() }).unwrap()
+}
+
+/// Versions that are all in memory.
+struct Resident(Published);
+
+#[async_trait]
+impl VersionSource for Resident {
+    async fn lease(&self, number: Option<u64>) -> Result<Lease, WeightsError> {
+        let newest = self.0.current();
+        let Some(number) = number else { return Ok(newest) };
+        self.0.resident(number).ok_or(WeightsError::UnknownVersion { number, newest: newest.number })
+    }
+}
+
+/// The tiny model as version 0, and as version 1 with other weights in its tail.
+struct Bench {
+    model: Arc<Model>,
+    edited: Arc<DenseMatrices>,
+    handle: GenerateHandle,
+    metrics: Metrics,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(config: GenerateConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (model, metrics) = (Arc::new(tiny_model(folder.path())), Metrics::new());
+        let values = model.base().to_vecs().unwrap();
+        let values = values.into_iter().map(|matrix| matrix.into_iter().map(|value| value * 1.7).collect()).collect();
+        let edited = Arc::new(DenseMatrices::from_vecs(model.editable(), values, model.device()).unwrap());
+        let version = |number: u64, matrices: &Arc<DenseMatrices>| {
+            let digest = Digest::of(&number.to_le_bytes());
+            Arc::new(Version::new(number, digest, digest, Arc::new(BTreeSet::new()), Arc::clone(matrices), &metrics))
+        };
+        let published = Published::new(version(0, model.base()), 4, metrics.clone());
+        published.publish(version(1, &edited));
+        let decoder = ModelDecoder::new(Arc::clone(&model), Arc::new(Resident(published)));
+        let handle = GenerateHandle::start(Arc::new(decoder), config, metrics.clone()).unwrap();
+        Self { model, edited, handle, metrics, _folder: folder }
+    }
+
+    fn weights(&self, version: u64) -> &dyn Projection {
+        if version == 0 { self.model.base().as_ref() } else { self.edited.as_ref() }
+    }
+
+    /// The greedy continuation: the whole prompt in one pass, then token by token.
+    fn greedy(&self, prompt: &str, tokens: usize, version: u64) -> String {
+        let mut sequence = self.model.start();
+        let mut next = self.model.tokenizer().encode_prompt(prompt).unwrap();
+        let mut made = Vec::new();
+        for _ in 0..tokens {
+            let logits = self.model.forward(&mut sequence, &next, self.weights(version)).unwrap();
+            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+            next = vec![best as u32];
+            made.push(best as u32);
+        }
+        self.model.tokenizer().decode(&made).unwrap()
+    }
+
+    /// Log-probability of a continuation, token by token, and whether each was the best.
+    fn score(&self, prompt: &str, continuation: &str, version: u64) -> (f32, usize, bool) {
+        let passage = self.model.tokenizer().encode_passage(prompt, continuation).unwrap();
+        let (start, mut sequence) = (passage.target.start, self.model.start());
+        let mut next = passage.ids[..start].to_vec();
+        let (mut logprob, mut greedy) = (0.0, true);
+        for id in passage.target_ids() {
+            let logits = self.model.forward(&mut sequence, &next, self.weights(version)).unwrap();
+            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let log_total = largest + logits.iter().map(|logit| (logit - largest).exp()).sum::<f32>().ln();
+            logprob += logits[*id as usize] - log_total;
+            greedy &= logits[*id as usize] >= largest;
+            next = vec![*id];
+        }
+        (logprob, passage.target.len(), greedy)
+    }
+}
+
+fn request(prompt: &str, max_tokens: usize, version: Option<u64>) -> GenerateRequest {
+    GenerateRequest { prompt: Some(prompt.into()), max_tokens: Some(max_tokens), version, ..GenerateRequest::default() }
+}
+
+#[tokio::test]
+async fn generates_what_the_network_says_side_by_side_in_chunks_on_two_versions() {
+    let bench = Bench::new(GenerateConfig { max_sequences: 3, prefill_chunk: 7, ..GenerateConfig::default() });
+    let prompts = ["a", "The mother tongue of", &"a long prompt ".repeat(8), "x = y", "seven c", "exactly 14 byt"];
+    let asked = prompts.iter().flat_map(|prompt| [(*prompt, Some(0)), (*prompt, None)]);
+    let answers = asked.map(|(prompt, version)| {
+        let answer = bench.handle.generate(request(prompt, 40, version));
+        async move { (prompt, version, answer.await.unwrap()) }
+    });
+    let mut differ = 0;
+    for (prompt, version, answer) in futures::future::join_all(answers).await {
+        assert_eq!(answer.version, version.unwrap_or(1));
+        assert_eq!(answer.text, bench.greedy(prompt, 40, answer.version), "{prompt:?} on {}", answer.version);
+        differ += usize::from(answer.text != bench.greedy(prompt, 40, 1 - answer.version));
+    }
+    assert!(differ >= 8, "the two versions say different things");
+    assert_eq!(bench.metrics.version_leases.get(), 0);
+
+    let both = GenerateRequest { compare_to: Some(0), ..request("a", 30, Some(1)) };
+    let answer = bench.handle.generate(both).await.unwrap();
+    assert_eq!(answer.text, bench.greedy("a", 30, 1));
+    assert_eq!(answer.compared.unwrap().text, bench.greedy("a", 30, 0));
+    assert!(bench.handle.drain(Duration::from_secs(10)).await);
+}
+
+#[tokio::test]
+async fn scores_what_the_network_says_however_passages_are_grouped_and_cut() {
+    for prefill_chunk in [16, 128, 512] {
+        let bench = Bench::new(GenerateConfig { prefill_chunk, ..GenerateConfig::default() });
+        let likely = bench.greedy("Scores", 6, 0);
+        let long = "long text ".repeat(30);
+        let continuations = ["x", " spaced", "two words", &likely, &long, "another of some length", &long[..128]];
+        for version in [0, 1] {
+            let request = ScoreRequest {
+                prompt: "Scores".into(),
+                continuations: continuations.iter().map(ToString::to_string).collect(),
+                version: Some(version),
+            };
+            let response = bench.handle.score(request).await.unwrap();
+            assert_eq!((response.version, response.scores.len()), (version, continuations.len()));
+            for score in response.scores {
+                let (logprob, tokens, greedy) = bench.score("Scores", &score.continuation, version);
+                assert_eq!((score.tokens, score.greedy), (tokens, greedy), "{score:?}");
+                assert!((score.logprob - logprob).abs() <= 1e-4 * logprob.abs().max(1.0), "{logprob} {score:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn refuses_what_the_model_can_not_do() {
+    let bench = Bench::new(GenerateConfig::default());
+    let chat = GenerateRequest {
+        messages: Some(vec![amend::generation::Message { role: "user".into(), content: "Hi".into() }]),
+        ..GenerateRequest::default()
+    };
+    let error = bench.handle.generate(chat).await.unwrap_err();
+    assert_eq!(error.to_string(), "messages: the model has no chat template; give a prompt");
+    let error = bench.handle.generate(request("x", 1, Some(2))).await.unwrap_err();
+    assert_eq!(error, GenerateError::UnknownVersion { number: 2, newest: 1 });
+    let error = bench.handle.generate(request(&"x".repeat(500), 13, None)).await.unwrap_err();
+    assert_eq!(error, GenerateError::ContextExceeded { prompt_tokens: 500, max_tokens: 13, limit: 512 });
+    let error = bench.handle.generate(request(&"x".repeat(3 << 20), 1, None)).await.unwrap_err();
+    assert!(error.to_string().starts_with("prompt: too long: 3145728 bytes"), "{error}");
+}
