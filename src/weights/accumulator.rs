@@ -26,8 +26,8 @@ const BOUND_CEILING: f64 = (1_u128 << 100) as f64;
 ///
 /// Law 2 (a version is a set of active edits; its weights are a function of that set alone, bit for bit): each
 /// contribution's value at an element is rounded to a step once, by a rule that depends on the contribution alone;
-/// integers add exactly and in any order, and subtracting undoes adding. What can not be held is refused before anything
-/// changes; nothing ever wraps.
+/// integers add exactly and in any order, and subtracting undoes adding. What can not be held is refused before
+/// anything changes; nothing ever wraps.
 #[derive(Debug, Clone)]
 pub struct Accumulator {
     shapes: Arc<[EditableMatrix]>,
@@ -124,8 +124,8 @@ impl Accumulator {
         Ok(())
     }
 
-    /// Decides how a matrix takes its moves, or that it can not. The bounds settle almost every case; only where they do not
-    /// is each element looked at.
+    /// Decides how a matrix takes its moves, or that it can not. The bounds settle almost every case; only where they
+    /// do not is each element looked at.
     fn plan(&self, matrix: usize, moves: &Moves<'_>) -> Result<Plan, WeightsError> {
         let mut plan = Plan { conversion: Conversion::Narrow, bound: self.bounds[matrix] };
         let mut most = plan.bound;

@@ -9,11 +9,11 @@ pub struct WriterConfig {
     pub queue_capacity: usize,
     /// Edits captured together at most.
     pub capture_batch: usize,
-    /// Tokens (of passages, targets counted twice) in one pass through the model at most, unless a single text has more.
-    /// Bounds the memory of capture and of the guard.
+    /// Tokens (of passages, targets counted twice) in one pass through the model at most, unless a single text has
+    /// more. Bounds the memory of capture and of the guard.
     pub pass_tokens: usize,
-    /// The guard's own least probability per target token on the edit's prompt. By default 0.5: then the target is more probable than
-    /// everything else together, so the edit took. None asks nothing.
+    /// The guard's own least probability per target token on the edit's prompt. By default 0.5: then the target is
+    /// more probable than everything else together, so the edit took. None asks nothing.
     pub min_probability: Option<f32>,
     /// The guard's own largest KL divergence of a locality probe, nats. By default 1.0, which only gross damage
     /// reaches. None asks nothing.
@@ -30,8 +30,8 @@ pub struct WriterConfig {
     pub max_edits_per_batch: usize,
     /// Versions, besides the newest and the base, whose weights stay in memory when no request runs on them.
     pub resident_versions: usize,
-    /// Whether a restart compares the weights of every version with the log, or those of the newest alone. The hash chain, every
-    /// contribution and every set are checked either way.
+    /// Whether a restart compares the weights of every version with the log, or those of the newest alone. The hash
+    /// chain, every contribution and every set are checked either way.
     pub replay_every_version: bool,
 }
 

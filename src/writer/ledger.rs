@@ -105,8 +105,8 @@ impl Ledger {
         self.active.keys().filter(|id| !self.prompt_of.contains_key(id)).copied().collect()
     }
 
-    /// Moves the sums by a step and hands out what the next version would be. Dropping the result moves them back, exactly;
-    /// [`Tried::settle`] makes the step the set. On an error nothing has changed.
+    /// Moves the sums by a step and hands out what the next version would be. Dropping the result moves them back,
+    /// exactly; [`Tried::settle`] makes the step the set. On an error nothing has changed.
     pub fn attempt(&mut self, step: Step, how: Move, metrics: &Metrics) -> Result<Tried<'_>, WeightsError> {
         let (weights, undo) = match how {
             Move::By { removed, added } => {
