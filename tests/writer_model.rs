@@ -1,5 +1,7 @@
 //! The writer over a real network: a tiny random Llama, and an editor that takes one step down the gradient.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod common;
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Instant};

@@ -65,8 +65,8 @@ pub trait Bench: Texts + 'static {
     /// How a reading likes its text's target.
     fn figures(&self, text: &Self::Text, reading: &Self::Reading) -> Result<TargetFigures, String>;
 
-    /// Mean KL divergence (nats) from one reading of a text to another, and whether the most probable token stayed the same at
-    /// every position.
+    /// Mean KL divergence (nats) from one reading of a text to another, and whether the most probable token stayed the
+    /// same at every position.
     fn divergence(&self, before: &Self::Reading, after: &Self::Reading) -> Result<(f32, bool), String>;
 }
 

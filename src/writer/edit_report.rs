@@ -38,8 +38,8 @@ impl<B: Bench> EditTurn<'_, B> {
         matrices.map(report).collect()
     }
 
-    /// The submission's report, as applied to `version` or, if the guard objects to any edit, as rejected. An applied submission
-    /// becomes `version`; all others were only tried on the version before.
+    /// The submission's report, as applied to `version` or, if the guard objects to any edit, as rejected. An applied
+    /// submission becomes `version`; all others were only tried on the version before.
     pub fn report(
         &self,
         parts: &[Computed<B>],
@@ -80,7 +80,8 @@ impl<B: Bench> EditTurn<'_, B> {
         BatchReport { version: number, digest: version.digest, edits: edits.map(report).collect() }
     }
 
-    /// The row of an applied submission. Its phases end before the commit, whose time can not be part of what it writes.
+    /// The row of an applied submission. Its phases end before the commit, whose time can not be part of what it
+    /// writes.
     pub fn row(
         &self,
         parts: &[Computed<B>],

@@ -57,8 +57,8 @@ pub struct EditTurn<'a, B: Bench> {
 }
 
 impl<B: Bench> Task<B> {
-    /// The way of a submission, from its captured factors to its answer. Whatever this returns, the sums are those of the
-    /// newest version when it does.
+    /// The way of a submission, from its captured factors to its answer. Whatever this returns, the sums are those of
+    /// the newest version when it does.
     pub(super) fn edit_turn(
         &mut self,
         job: &EditJob,

@@ -25,8 +25,8 @@ pub struct EditReport {
     pub status: ReportStatus,
     /// The version that it made; the version it was tried on, for one that was not applied.
     pub version: u64,
-    /// Digest over the bits of the edited matrices with this edit, 64 hexadecimal digits: the version's, or what it would have been
-    /// for an edit that was not applied.
+    /// Digest over the bits of the edited matrices with this edit, 64 hexadecimal digits: the version's, or what it
+    /// would have been for an edit that was not applied.
     #[schema(value_type = String)]
     pub digest: Digest,
     /// The active edit with the same prompt that this one replaced.

@@ -168,8 +168,8 @@ impl<B: Bench> Task<B> {
         }
     }
 
-    /// What capture made of each command's edits. Factors are taken at the base weights (law 1), so it does not matter that
-    /// the versions between are not made yet.
+    /// What capture made of each command's edits. Factors are taken at the base weights (law 1), so it does not matter
+    /// that the versions between are not made yet.
     fn capture(&self, lot: &[Command]) -> Vec<Vec<Result<Captured<B>, String>>> {
         let wanted: Vec<&[_]> = lot.iter().map(|command| self.to_capture(command)).collect();
         let passages: Vec<Passage> =

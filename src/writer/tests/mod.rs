@@ -100,8 +100,8 @@ impl World {
         self.metrics.edits.with_label_values(&[outcome]).get()
     }
 
-    /// Law 2: what the newest version is must be what its set makes from nothing, added in another order; and the log must
-    /// agree. Returns the digest.
+    /// Law 2: what the newest version is must be what its set makes from nothing, added in another order; and the log
+    /// must agree. Returns the digest.
     async fn check(&self) -> Digest {
         let newest = self.newest().await;
         let head = self.log.head().await.unwrap();
