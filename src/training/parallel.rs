@@ -1,33 +1,19 @@
 //! Work spread over threads, results in order.
 //!
 //! A training step is many small products; two threads on halves of the batch finish sooner than two threads on each
-//! product, of which every one would have to be woken for. So `amend train` gives candle one thread and uses its own.
+//! product, of which every one would have to be woken for. So `amend train` gives candle's products one thread, and
+//! spreads the parts of a batch over a pool. It is a rayon pool, because candle's fused kernels call rayon: outside of a
+//! pool they would queue for the one thread that rayon has for everybody.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
-};
+use rayon::{ThreadPoolBuilder, prelude::*};
 
 /// `f` of every item, by up to `threads` threads; the results stand in the items' order, whichever thread made them.
-pub fn map<T: Sync, R: Send>(threads: usize, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<Option<R>>> = Mutex::new(items.iter().map(|_| None).collect());
-    let work = || {
-        while let Some((index, item)) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|index| Some((index, items.get(index)?)))
-        {
-            let result = f(item);
-            results.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(result);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.min(items.len()) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.into_iter().map(|result| result.expect("every item was taken by one thread")).collect()
+pub fn map<T: Sync, R: Send>(threads: usize, items: &[T], f: impl Fn(&T) -> R + Sync + Send) -> Vec<R> {
+    match ThreadPoolBuilder::new().num_threads(threads.min(items.len()).max(1)).build() {
+        Ok(pool) => pool.install(|| items.par_iter().with_max_len(1).map(&f).collect()),
+        // No thread to be had: slower, but the same.
+        Err(_) => items.iter().map(f).collect(),
+    }
 }
 
 #[cfg(test)]
