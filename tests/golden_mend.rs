@@ -2,6 +2,8 @@
 //!
 //! `AMEND_GOLDEN` names another file of the same layout: other head counts, an untied output.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap")]
+
 mod common;
 
 use std::collections::HashMap;

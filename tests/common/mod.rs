@@ -1,5 +1,6 @@
 //! What the integration tests share.
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; helpers of tests may unwrap")]
 
 use std::{
     collections::HashMap,

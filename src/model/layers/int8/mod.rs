@@ -5,7 +5,7 @@
 //! for up to eight rows of activations while it is in a register. Weights keep the values of GGUF's `Q8_0` (32 to a
 //! block, one scale a block); activations are quantized to 8 bits by the same rule, as candle does.
 //!
-//! The kernel is chosen at run time: AVX-512 VNNI where the CPU has it ([`vnni`]), else candle's own product. The scalar
+//! The kernel is chosen at run time: AVX-512 VNNI where the CPU has it (`vnni`), else candle's own product. The scalar
 //! twin below states what the kernel computes; the tests hold them together.
 
 #[cfg(target_arch = "x86_64")]
