@@ -15,7 +15,8 @@ use super::{
     draw::Draw,
     optimizer::Adam,
     options::{Recipe, RunOptions},
-    parallel, plot,
+    parallel::Workers,
+    plot,
     run_state::{History, RunState, StepFigures},
     trainable::Trainable,
     validate::{Validation, validate},
@@ -70,6 +71,7 @@ struct Trainer<'a> {
     recipe: &'a Recipe,
     options: &'a RunOptions,
     states: HiddenStates,
+    workers: Workers,
     draw: Draw,
     validation: Vec<usize>,
     trainable: Trainable,
@@ -90,7 +92,8 @@ impl<'a> Trainer<'a> {
         let corpus = Corpus::new(tokenizer, &records, inputs.running_text, WINDOWS, recipe.seed)?;
         let draw = Draw::new(recipe.clone(), train.len(), &corpus);
         let bar = progress_bar();
-        let states = HiddenStates::open(inputs.model, corpus.texts, &options.cache, options.threads, &bar)?;
+        let workers = Workers::new(options.threads)?;
+        let states = HiddenStates::open(inputs.model, corpus.texts, &options.cache, &workers, &bar)?;
         let count = options.validation_records.min(validation.len());
         let mut trainable = Trainable::new(inputs.model.editable(), recipe.rank, recipe.seed)?;
         let mut adam = Adam::new(trainable.variables(recipe.learning_rate, recipe.lr_scale_rate));
@@ -104,6 +107,7 @@ impl<'a> Trainer<'a> {
             recipe,
             options,
             states,
+            workers,
             draw,
             trainable,
             adam,
@@ -145,9 +149,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn step(&mut self) -> Result<(), TrainingError> {
-        let (model, states, threads) = (self.inputs.model, &self.states, self.options.threads);
+        let (model, states, workers) = (self.inputs.model, &self.states, &self.workers);
         let parts = self.draw.batch(self.run.step).parts(PART);
-        let captured = parallel::map(threads, &parts, |part| batch::capture_edits(model, states, &part.edits));
+        let captured = workers.map(&parts, |part| batch::capture_edits(model, states, &part.edits));
         let captured = captured.into_iter().collect::<Result<Vec<_>, _>>()?;
         for captured in &captured {
             self.trainable.observe(captured)?;
@@ -155,7 +159,7 @@ impl<'a> Trainer<'a> {
         let mend = self.trainable.mend()?;
         let edits: usize = parts.iter().map(|part| part.edits.len()).sum();
         let work: Vec<_> = parts.iter().zip(&captured).collect();
-        let passed = parallel::map(threads, &work, |(part, captured)| {
+        let passed = workers.map(&work, |(part, captured)| {
             let outcome = batch::run(model, states, &mend, part, captured, self.recipe.weights())?;
             let share = (outcome.loss.clone() * (part.edits.len() as f64 / edits as f64))?;
             Ok::<_, TrainingError>((self.adam.gradients(&share.backward()?)?, outcome))
@@ -189,8 +193,7 @@ impl<'a> Trainer<'a> {
     fn validate(&mut self) -> Result<(), TrainingError> {
         let mend = self.trainable.mend()?;
         let weights = self.recipe.weights();
-        let figures =
-            validate(self.inputs.model, &self.states, &mend, &self.validation, weights, self.options.threads)?;
+        let figures = validate(self.inputs.model, &self.states, &mend, &self.validation, weights, &self.workers)?;
         let figures = Validation { step: self.run.step, ..figures };
         let better = self.run.history.push(figures);
         self.bar.suspend(|| println!("{}", describe(&figures, better)));

@@ -7,7 +7,7 @@ use super::{
     batch::{self, BatchPlan, LocalityOutcome, Weights},
     cache::HiddenStates,
     corpus::Corpus,
-    parallel,
+    parallel::Workers,
 };
 use crate::{editor::mend::Mend, model::Model};
 
@@ -43,14 +43,14 @@ pub fn validate(
     mend: &Mend,
     records: &[usize],
     weights: Weights,
-    threads: usize,
+    workers: &Workers,
 ) -> Result<Validation, TrainingError> {
     let other = |place: usize| records[(place + records.len() / 2) % records.len()];
     let locality = (records.iter().enumerate())
         .flat_map(|(place, &record)| [record, other(place)].map(|r| (place as u32, Corpus::locality(r))))
         .collect();
     let plan = BatchPlan { edits: records.to_vec(), locality };
-    let outcomes = parallel::map(threads, &plan.parts(BATCH), |part| {
+    let outcomes = workers.map(&plan.parts(BATCH), |part| {
         let captured = batch::capture_edits(model, states, &part.edits)?;
         batch::run(model, states, mend, part, &captured, weights)
     });

@@ -33,7 +33,7 @@ pub use figures::{CounterFact, Figures, Locality, Matches, Mean, Milliseconds, R
 pub use report::{DataReport, EditorReport, EvaluateOptions, ModelReport, Report};
 pub use texts::reserve;
 
-use super::{TrainingError, dataset::Dataset, parallel};
+use super::{TrainingError, dataset::Dataset, parallel::Workers};
 use crate::{digest::Digest, editor::Editor, model::Model};
 use record::{Outcome, Subject};
 use texts::Choice;
@@ -75,7 +75,7 @@ pub fn evaluate(inputs: &Inputs<'_>, options: &EvaluateOptions) -> Result<Report
     let choice = Choice::new(inputs, options)?;
     inputs.bar.set_length(window.len() as u64);
     let places: Vec<usize> = window.clone().collect();
-    let measured = parallel::map(inputs.threads, &places, |&place| {
+    let measured = Workers::new(inputs.threads)?.map(&places, |&place| {
         let outcomes = measure_record(inputs, options, &choice, place);
         inputs.bar.inc(1);
         outcomes.map_err(|error| TrainingError::Refused(format!("record {place}: {error}")))
