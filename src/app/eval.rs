@@ -14,8 +14,8 @@ use crate::{
     editor::{
         self, Manifest,
         finetune::{self, Finetune, FinetuneOptions},
-        folder::write_whole,
     },
+    files::write_whole,
     model::{LoadOptions, Model, Passage},
     training::{
         dataset::{self, Dataset},

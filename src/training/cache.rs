@@ -19,7 +19,7 @@ use memmap2::Mmap;
 use super::{TrainingError, parallel::Workers};
 use crate::{
     digest::Digest,
-    editor::folder::write_whole,
+    files::{self, write_whole},
     model::{Model, Passage, Rows, TrunkState, capture},
 };
 
@@ -117,7 +117,7 @@ fn compute(
     workers: &Workers,
     bar: &ProgressBar,
 ) -> Result<(), TrainingError> {
-    let partial_states = states.with_extension("f16.partial");
+    let partial_states = files::partial(states);
     let mut state_file = BufWriter::new(File::create(&partial_states).map_err(io(states))?);
     let mut top_bytes: Vec<u8> = Vec::new();
     bar.set_length(texts.len() as u64);

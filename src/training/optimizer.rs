@@ -44,7 +44,7 @@ impl Adam {
     }
 
     /// One step along the sum of `parts`, added in order; `schedule` scales every learning rate. A gradient above the
-    /// global norm `clip` is scaled down to it. Returns the norm before clipping.
+    /// global norm `clip` is scaled down to it. Returns the norm before clipping; if it is not finite, nothing was changed.
     pub fn update(&mut self, parts: Vec<Gradients>, schedule: f64, clip: f64) -> Result<f64> {
         let mut parts = parts.into_iter();
         let mut values = parts.next().unwrap_or_default();
@@ -58,6 +58,9 @@ impl Adam {
         }
         let square: f64 = values.values().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum();
         let norm = square.sqrt();
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
         let scale = if norm > clip { (clip / norm) as f32 } else { 1.0 };
         self.step += 1;
         for (name, parameter) in &mut self.parameters {

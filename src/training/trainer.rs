@@ -1,6 +1,7 @@
 //! The training loop.
 
 use std::{
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -17,11 +18,11 @@ use super::{
     options::{Recipe, RunOptions},
     parallel::Workers,
     plot,
-    run_state::{History, RunState, StepFigures},
+    run_state::{History, Origin, RunState, STATE, StepFigures},
     trainable::Trainable,
     validate::{Validation, validate},
 };
-use crate::model::Model;
+use crate::{editor::folder::MANIFEST, model::Model};
 
 /// Windows of running text that a run draws from.
 const WINDOWS: usize = 4000;
@@ -69,6 +70,7 @@ pub fn train(inputs: &Inputs<'_>, recipe: &Recipe, options: &RunOptions) -> Resu
 struct Trainer<'a> {
     inputs: &'a Inputs<'a>,
     recipe: &'a Recipe,
+    origin: Origin,
     options: &'a RunOptions,
     states: HiddenStates,
     workers: Workers,
@@ -87,10 +89,14 @@ impl<'a> Trainer<'a> {
         if train.is_empty() || validation.is_empty() {
             return Err(TrainingError::Refused("training needs records, and others to validate on".to_owned()));
         }
+        if !options.resume {
+            refuse_to_overwrite(&options.out)?;
+        }
+        let origin = Origin::of(inputs);
         let records: Vec<_> = train.iter().chain(validation).cloned().collect();
         let tokenizer = inputs.model.tokenizer();
         let corpus = Corpus::new(tokenizer, &records, inputs.running_text, WINDOWS, recipe.seed)?;
-        let draw = Draw::new(recipe.clone(), train.len(), &corpus);
+        let draw = Draw::new(recipe.clone(), train.len(), &corpus)?;
         let bar = progress_bar();
         let workers = Workers::new(options.threads)?;
         let states = HiddenStates::open(inputs.model, corpus.texts, &options.cache, &workers, &bar)?;
@@ -98,13 +104,14 @@ impl<'a> Trainer<'a> {
         let mut trainable = Trainable::new(inputs.model.editable(), recipe.rank, recipe.seed)?;
         let mut adam = Adam::new(trainable.variables(recipe.learning_rate, recipe.lr_scale_rate));
         let run = match options.resume {
-            true => RunState::load(&options.out, recipe, &mut trainable, &mut adam)?,
+            true => RunState::load(&options.out, (recipe, &origin), &mut trainable, &mut adam)?,
             false => RunState::default(),
         };
         Ok(Self {
             validation: (train.len()..train.len() + count).collect(),
             inputs,
             recipe,
+            origin,
             options,
             states,
             workers,
@@ -170,7 +177,10 @@ impl<'a> Trainer<'a> {
         if !figures.loss.is_finite() {
             return Err(TrainingError::Diverged { step: self.run.step });
         }
-        self.adam.update(gradients, self.recipe.schedule(self.run.step), self.recipe.clip)?;
+        let norm = self.adam.update(gradients, self.recipe.schedule(self.run.step), self.recipe.clip)?;
+        if !norm.is_finite() {
+            return Err(TrainingError::Diverged { step: self.run.step });
+        }
         self.run.step += 1;
         self.record(figures);
         Ok(())
@@ -204,8 +214,20 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&self) -> Result<(), TrainingError> {
-        self.run.save(&self.options.out, self.recipe, &self.trainable, &self.adam)?;
+        self.run.save(&self.options.out, (self.recipe, &self.origin), &self.trainable, &self.adam)?;
         plot::write(&self.run.history, &self.options.out.join("loss.svg"))
+    }
+}
+
+/// A finished or stopped run is worth hours: it is never overwritten because a flag was forgotten.
+fn refuse_to_overwrite(out: &Path) -> Result<(), TrainingError> {
+    let held = [STATE, MANIFEST].into_iter().find(|name| out.join(name).exists());
+    match held {
+        Some(name) => Err(TrainingError::Refused(format!(
+            "{} has a {name} already; go on with it by --resume, or name another --out",
+            out.display()
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -32,7 +32,8 @@ pub struct Validation {
     /// The same on another record's.
     pub other_kl: f64,
     pub other_unchanged: f64,
-    /// The objective: lower is better.
+    /// The weighted sum of both, with neighbours and others in equal parts and at the positions that predict the answer
+    /// alone: what runs are compared by, lower is better.
     pub loss: f64,
 }
 
