@@ -30,7 +30,10 @@ const NOTHING: &str = "-";
 /// The table, and a line below it on what it was measured on.
 pub(super) fn figures(report: &Report) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).remove_style(TableComponent::HorizontalLines);
+    table
+        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .remove_style(TableComponent::HorizontalLines)
+        .remove_style(TableComponent::MiddleIntersections);
     table.set_header(HEADS.map(|(above, below)| format!("{above}\n{below}")));
     for column in table.column_iter_mut() {
         column.set_padding((0, 1));
@@ -87,4 +90,54 @@ fn percent(share: Share) -> String {
 
 fn locality(figures: &Locality) -> [String; 2] {
     [percent(figures.unchanged), format!("{:.4}", figures.kl.mean)]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A report on 4 records in which every share is a half; only the editor has what may be absent.
+    fn report() -> Report {
+        let half = json!({ "share": 0.5, "standard_error": 0.25, "count": 4 });
+        let mean = json!({ "mean": 0.25, "standard_error": 0.0, "count": 4 });
+        let matches = json!({ "prompt": half, "paraphrase": half });
+        let locality = json!({ "unchanged": half, "kl": mean });
+        let figures = json!({
+            "records": 4, "failed": 0, "teacher_forced": matches, "free_running": matches, "counterfact": null,
+            "neighbour": locality, "unrelated": null, "running_text": null, "milliseconds": null
+        });
+        let mut edited = figures.clone();
+        edited["failed"] = json!(1);
+        edited["counterfact"] = json!({ "efficacy": half, "paraphrase": half, "neighbourhood": half, "score": 0.5 });
+        edited["unrelated"] = locality;
+        edited["running_text"] = json!({
+            "perplexity_before": 20.0, "perplexity_after": 21.125, "nll_change": mean, "tokens": 508
+        });
+        edited["milliseconds"] = json!({ "median": 40.4, "p95": 61.0 });
+        let digest = crate::digest::Digest::of(b"test");
+        let report = json!({
+            "model": { "name": "Tiny", "digest": digest },
+            "data": { "digest": digest, "first": 10, "records": 4, "running_text": null },
+            "options": { "offset": 10, "records": 4, "unrelated": 1, "max_new_tokens": 16, "seed": 0 },
+            "threads": 2,
+            "unedited": figures,
+            "editors": [{ "name": "finetune", "method": "finetune", "digest": digest, "figures": edited }]
+        });
+        serde_json::from_value(report).unwrap()
+    }
+
+    #[test]
+    fn one_row_per_editor_with_its_figures() {
+        let text = figures(&report());
+        let lines: Vec<&str> = text.lines().collect();
+        let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(lines.len(), 8, "two rules, two heads, one rule below them, two rows, one note:\n{text}");
+        let unedited = "no edit 50.0 50.0 50.0 50.0 - - - - 50.0 0.2500 - - - - -";
+        assert_eq!(cells(lines[4]), cells(unedited));
+        let edited = "finetune (1 failed) 50.0 50.0 50.0 50.0 50.0 50.0 50.0 50.0 50.0 0.2500 50.0 0.2500 21.12 40 61";
+        assert_eq!(cells(lines[5]), cells(edited));
+        assert!(lines[7].starts_with("4 records from 10 of Tiny"), "{}", lines[7]);
+    }
 }
