@@ -107,7 +107,7 @@ pub(in crate::http) async fn submit(
     let expected_version = headers::expected_version(&headers, expected_version)?;
     let count = edits.len();
     let submission = Submission { edits, dry_run, actor, expected_version, idempotency: asked, batch };
-    let submitted = app.edits.submit(submission)?;
+    let submitted = app.edits.submit(submission).await?;
     debug_assert_eq!(submitted.ids.len(), count, "each edit has an id");
     if headers::prefers_async(&headers) && !dry_run {
         return Ok(accepted(submitted));
