@@ -168,12 +168,12 @@ fn writer_config(args: &ServeArgs) -> WriterConfig {
 fn generate_config(args: &ServeArgs) -> GenerateConfig {
     let engine = &args.engine;
     GenerateConfig {
-        queue_capacity: engine.generate_queue_capacity.get(),
+        queue_capacity: engine.generate_queue_capacity,
         max_sequences: engine.max_sequences.get(),
         prefill_chunk: engine.prefill_chunk.get(),
         default_max_tokens: engine.default_max_tokens.get(),
         max_tokens: engine.max_tokens_limit.get(),
-        ..GenerateConfig::default()
+        score_tokens: engine.score_tokens_limit,
     }
 }
 
@@ -201,7 +201,14 @@ fn info(loaded: &Loaded, args: &ServeArgs) -> ServiceInfo {
         limits: ServiceLimits {
             edit_queue: args.writer.queue_capacity.get(),
             edits_per_request: args.limits.max_edits_per_batch.get(),
-            generate_queue: args.engine.generate_queue_capacity.get(),
+            prompt_tokens: args.limits.max_prompt_tokens.get(),
+            target_tokens: args.limits.max_target_tokens.get(),
+            text_bytes: args.limits.max_text_bytes.get(),
+            paraphrases: args.limits.max_paraphrases,
+            locality: args.limits.max_locality,
+            generate_queue: args.engine.generate_queue_capacity,
+            max_tokens: args.engine.max_tokens_limit.get(),
+            score_tokens: args.engine.score_tokens_limit.min(model.context_length()),
         },
     }
 }
