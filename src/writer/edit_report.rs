@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     edit_log::{IdempotencyRow, NewEdit, NewVersion, Outcome, Removal, VersionKind},
-    weights::{Contribution, Version},
+    weights::{Contribution, Version, WeightsError},
 };
 
 /// Status under which an applied submission's answer is kept for its idempotency key.
@@ -28,12 +28,10 @@ pub struct Verdict {
 
 impl<B: Bench> EditTurn<'_, B> {
     /// What a contribution adds to each matrix.
-    pub fn delta_reports(&self, contribution: &Contribution) -> Vec<DeltaReport> {
+    pub fn delta_reports(&self, contribution: &Contribution) -> Result<Vec<DeltaReport>, WeightsError> {
         let matrices = self.tools.bench.foundation().shapes.into_iter().enumerate();
-        let report = |(m, shape): (usize, crate::model::EditableMatrix)| DeltaReport {
-            matrix: shape.name,
-            norm: contribution.norm(m),
-            rank: contribution.rank(m),
+        let report = |(m, shape): (usize, crate::model::EditableMatrix)| {
+            Ok(DeltaReport { matrix: shape.name, norm: contribution.norm(m)?, rank: contribution.rank(m) })
         };
         matrices.map(report).collect()
     }

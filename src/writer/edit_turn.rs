@@ -151,17 +151,10 @@ impl<B: Bench> EditTurn<'_, B> {
         let start = Instant::now();
         let delta = self.tools.bench.edit(&text, &factors)?;
         let contribution = Contribution::from_delta(&delta).map_err(|error| error.to_string())?;
-        let editor_ms = millis(start);
+        let delta = self.delta_reports(&contribution).map_err(|error| error.to_string())?;
         let bytes = contribution.to_bytes();
-        Ok(Computed {
-            text,
-            digest: Digest::of(&bytes),
-            bytes,
-            delta: self.delta_reports(&contribution),
-            contribution,
-            capture_ms,
-            editor_ms,
-        })
+        let digest = Digest::of(&bytes);
+        Ok(Computed { text, digest, bytes, delta, contribution, capture_ms, editor_ms: millis(start) })
     }
 
     /// The change of the set, and of the sums.
