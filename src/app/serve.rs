@@ -119,6 +119,8 @@ fn writer_config(args: &ServeArgs) -> WriterConfig {
         max_prompt_tokens: limits.max_prompt_tokens.get(),
         max_target_tokens: limits.max_target_tokens.get(),
         max_text_bytes: limits.max_text_bytes.get(),
+        max_note_bytes: WriterConfig::default().max_note_bytes,
+        max_submission_tokens: WriterConfig::default().max_submission_tokens,
         max_paraphrases: limits.max_paraphrases,
         max_locality: limits.max_locality,
         max_edits_per_batch: limits.max_edits_per_batch.get(),

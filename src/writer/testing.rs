@@ -236,11 +236,13 @@ pub struct FaultyLog {
     fault: AtomicU8,
     /// The digest of this version is reported wrong; 0 for none.
     pub lying: AtomicU64,
+    /// Which read of a contribution from now on fails, counted from 1; 0 for none.
+    pub failing_read: AtomicU64,
 }
 
 impl FaultyLog {
     pub fn new(log: SqliteLog) -> Self {
-        Self { log, fault: AtomicU8::new(Fault::None as u8), lying: AtomicU64::new(0) }
+        Self { log, fault: AtomicU8::new(Fault::None as u8), lying: AtomicU64::new(0), failing_read: AtomicU64::new(0) }
     }
 
     pub fn at_next_commit(&self, fault: Fault) {
@@ -303,7 +305,9 @@ impl EditLog for FaultyLog {
     }
 
     async fn contribution(&self, id: Uuid) -> Result<Vec<u8>, LogError> {
-        self.log.contribution(id).await
+        let left = self.failing_read.load(Ordering::SeqCst);
+        self.failing_read.store(left.saturating_sub(1), Ordering::SeqCst);
+        if left == 1 { Err(LogError::Storage("the read failed".into())) } else { self.log.contribution(id).await }
     }
 
     async fn idempotent(&self, key: &str) -> Result<Option<IdempotencyRow>, LogError> {

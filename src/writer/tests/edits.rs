@@ -179,8 +179,10 @@ async fn what_can_not_be_carried_out_is_refused_with_the_numbers() {
     let empty = other(|e| e.locality = vec![LocalityProbe { prompt: "Rome is".into(), target: Some(String::new()) }]);
     assert_eq!(text(empty), "locality[0].target: must not be empty");
     assert_eq!(text(other(|e| e.editor = Some("rome".into()))), "editor: must be \"small\", given \"rome\"");
+    let note = other(|e| e.note = Some("x".repeat(4097)));
+    assert_eq!(text(note), "note: length in bytes must be <= 4096, given 4097");
     let guard = other(|e| e.guard = Guard::Limits(GuardLimits { min_probability: Some(2.0), max_kl: None }));
     assert_eq!(text(guard), "guard.min_probability: must be between 0 and 1, given 2");
-    assert_eq!(world.counted("invalid"), 17);
+    assert_eq!(world.counted("invalid"), 18);
     assert_eq!(world.metrics.edit_queue_depth.get(), 0);
 }

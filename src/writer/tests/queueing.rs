@@ -112,3 +112,22 @@ async fn shutdown_answers_the_queue() {
     assert!(log.edit(id).await.unwrap().is_none());
     assert_eq!(versions.lease(None).await.unwrap().number, log.head().await.unwrap().number);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_captured_together_is_bounded_in_tokens() {
+    let world = World::with(WriterConfig { max_submission_tokens: 8, ..config() }).await;
+    let running = world.submit(single(edit("WAIT is", "blue"))).unwrap();
+    while world.started.handle.pending(running.ids()[0]).is_some_and(|edit| edit.state == PendingState::Queued) {
+        tokio::task::yield_now().await;
+    }
+    // Four tokens each.
+    let tickets: Vec<_> = (0..5).map(|i| world.submit(single(edit(&format!("city {i} is"), "red"))).unwrap()).collect();
+    let error = world.submit(batch(vec![edit("a b c", "d e"), edit("f g", "h i")])).err().unwrap();
+    assert_eq!(error.to_string(), "edits: length in tokens must be <= 8, given 9");
+    world.gate.open();
+    for ticket in tickets {
+        ticket.done().await.unwrap();
+    }
+    assert_eq!(*world.passes.lock().unwrap(), [1, 2, 2, 1]);
+    world.check().await;
+}
