@@ -70,8 +70,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let server = tokio::spawn(http::serve(listener, http::router(state), shutdown));
     // Ends early only if the server failed, which its own result tells.
     let _ = begun.await;
-    let finished = engine.drain(limit).await;
-    task.stop().await;
+    let (finished, ()) = tokio::join!(engine.drain(limit), task.stop(limit));
     let answered = tokio::time::timeout(limit.max(Duration::from_secs(1)), server).await;
     log.close().await;
     drop(lock);

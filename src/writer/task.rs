@@ -14,6 +14,7 @@ use super::{
     admission::{self, AdmittedEdit},
     bench::Bench,
     capturing::{self, Captured, caught},
+    edit_turn::{EditTurn, Stop},
     ledger::Ledger,
     queue::{ChangeJob, Command, EditJob, Reply, Shared},
     replay::{self, Depth},
@@ -127,9 +128,11 @@ impl<B: Bench> Task<B> {
         self.tools.runtime.block_on(async {
             tokio::select! {
                 biased;
-                () = self.tools.shared.closing.cancelled() => Wake::Close,
+                () = self.tools.shared.ending.cancelled() => Wake::Close,
                 Some(request) = snapshots.recv() => Wake::Snapshot(request),
                 command = commands.recv() => command.map_or(Wake::Close, Wake::Command),
+                // After the queue: what waits is worked on first.
+                () = self.tools.shared.closing.cancelled() => Wake::Close,
             }
         })
     }
@@ -178,7 +181,7 @@ impl<B: Bench> Task<B> {
                 self.snapshot(request);
             }
             let own = captured.next().unwrap_or_default();
-            if self.tools.shared.closing.is_cancelled() {
+            if self.tools.shared.ending.is_cancelled() {
                 self.refuse(command);
                 continue;
             }
@@ -227,8 +230,7 @@ impl<B: Bench> Task<B> {
             }
             _ => {}
         }
-        self.tools.shared.forget(&job.edits);
-        reply(job.reply, answer);
+        self.tools.shared.answer(job, answer);
     }
 
     fn change(&mut self, job: ChangeJob) {
@@ -246,8 +248,8 @@ impl<B: Bench> Task<B> {
         match command {
             Command::Edits(job) => {
                 self.tools.shared.count("shed", job.edits.len());
-                self.tools.shared.forget(&job.edits);
-                reply(job.reply, Err(WriterError::ShuttingDown));
+                let error = EditTurn::new(&self.tools, &job).explain(Stop::Error(WriterError::ShuttingDown));
+                self.tools.shared.answer(job, Err(error));
             }
             Command::Change(job) => reply(job.reply, Err(WriterError::ShuttingDown)),
         }

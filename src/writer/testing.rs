@@ -33,7 +33,7 @@ const WIDTH: usize = 64;
 const STEP: f32 = 8.0;
 
 /// Words that make something go wrong, by the id that they are read as.
-const FAULTS: [(&str, u32); 7] = [
+const FAULTS: [(&str, u32); 8] = [
     ("FAIL-CAPTURE", 1001),
     ("PANIC-CAPTURE", 1002),
     ("NAN-LOSS", 1003),
@@ -41,6 +41,7 @@ const FAULTS: [(&str, u32); 7] = [
     ("HUGE-DELTA", 1005),
     ("PANIC-MEASURE", 1006),
     ("WAIT", 1007),
+    ("FAIL-MEASURE", 1008),
 ];
 
 /// A door that capture of a `WAIT` waits at.
@@ -199,6 +200,9 @@ impl Bench for SmallBench {
             !texts.iter().any(|text| faulty(text, "PANIC-MEASURE")) || texts.len() < 2,
             "measure was told to panic"
         );
+        if texts.iter().any(|text| faulty(text, "FAIL-MEASURE")) {
+            return Err("measure was told to fail".into());
+        }
         let row = |text: &Passage| -> candle_core::Result<Vec<f32>> {
             let x = Tensor::from_vec(embedding(text), (1, WIDTH), &Device::Cpu)?;
             Ok(log_softmax(&weights.project(0, &x)?.flatten_all()?.to_vec1()?))

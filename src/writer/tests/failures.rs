@@ -145,3 +145,27 @@ async fn nothing_is_built_on_a_version_that_does_not_fit() {
     assert_eq!(world.edit("Rome is", "red").await.version, 2);
     world.check().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_measurement_is_the_right_edits() {
+    let world = World::new().await;
+    let bad = EditRequest { locality: vec![probe("FAIL-MEASURE is", None)], ..edit("Rome is", "red") };
+    let ticket = world.submit(batch(vec![edit("Paris is", "blue"), bad, edit("Oslo is", "cold")])).unwrap();
+    let ids = ticket.ids().to_vec();
+    let Err(WriterError::Failed { id, .. }) = ticket.done().await else { panic!("it did not fail") };
+    assert_eq!(id, ids[1]);
+    assert_eq!(world.row(ids[1]).await.reason.as_deref(), Some("measure was told to fail"));
+    assert!(world.row(ids[0]).await.reason.unwrap().contains("edits[1]"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overflow_in_a_batch_blames_no_edit_alone() {
+    let world = World::new().await;
+    let ticket = world.submit(batch(vec![edit("Paris is", "blue"), edit("HUGE-DELTA is", "red")])).unwrap();
+    let ids = ticket.ids().to_vec();
+    let Err(WriterError::Overflow { .. }) = ticket.done().await else { panic!("it did not overflow") };
+    for id in ids {
+        let reason = world.row(id).await.reason.unwrap();
+        assert!(reason.contains("overflow") && reason.ends_with("(this or another edit of the batch)"), "{reason}");
+    }
+}
