@@ -55,7 +55,7 @@ async fn generate_here(
     let engine = GenerateHandle::start(decoder, GenerateConfig::default(), Metrics::new())?;
     let response = engine.generate(request).await;
     engine.drain(END).await;
-    here.started.task.stop().await;
+    here.started.task.stop(END).await;
     here.log.close().await;
     Ok(response?)
 }
@@ -78,7 +78,7 @@ async fn revert_here(
 ) -> anyhow::Result<VersionReport> {
     let here = Here::open(model, editor, database).await?;
     let answer = here.started.handle.change(SetChange::TakeBack(args.id), args.actor.clone(), None, None).await;
-    here.started.task.stop().await;
+    here.started.task.stop(END).await;
     here.log.close().await;
     match answer? {
         Answer::Fresh(report) => Ok(report),

@@ -65,8 +65,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // One deadline for all that drains.
     let deadline = Instant::now() + limit;
     let left = || deadline.saturating_duration_since(Instant::now());
-    let finished = engine.drain(left()).await;
-    task.stop().await;
+    let (finished, ()) = tokio::join!(engine.drain(left()), task.stop(left()));
     let answered = match failed {
         Some(ended) => Ok(ended),
         // What the engine and the writer answered last has yet to be written out.
@@ -157,6 +156,8 @@ fn writer_config(args: &ServeArgs) -> WriterConfig {
         max_prompt_tokens: limits.max_prompt_tokens.get(),
         max_target_tokens: limits.max_target_tokens.get(),
         max_text_bytes: limits.max_text_bytes.get(),
+        max_note_bytes: WriterConfig::default().max_note_bytes,
+        max_submission_tokens: WriterConfig::default().max_submission_tokens,
         max_paraphrases: limits.max_paraphrases,
         max_locality: limits.max_locality,
         max_edits_per_batch: limits.max_edits_per_batch.get(),
