@@ -53,10 +53,6 @@ impl Moments {
                 *value -= stride.rate * *first / (second.sqrt() / stride.root + EPSILON);
             }
         };
-        if rayon::current_num_threads() == 1 {
-            // The callers may be several threads, which a pool of one would make wait for each other.
-            return chunk(values, &mut self.first, &mut self.second, gradient);
-        }
         (values.par_chunks_mut(CHUNK))
             .zip(self.first.par_chunks_mut(CHUNK))
             .zip(self.second.par_chunks_mut(CHUNK))

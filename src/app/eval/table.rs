@@ -1,6 +1,6 @@
 //! The figures of an evaluation as a table, one row per editor.
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table, TableComponent, presets};
 
 use crate::training::evaluate::{Figures, Locality, Report, Share};
 
@@ -30,7 +30,7 @@ const NOTHING: &str = "-";
 /// The table, and a line below it on what it was measured on.
 pub(super) fn figures(report: &Report) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).remove_style(TableComponent::HorizontalLines);
     table.set_header(HEADS.map(|(above, below)| format!("{above}\n{below}")));
     for column in table.column_iter_mut() {
         column.set_padding((0, 1));
