@@ -1,10 +1,6 @@
 //! `amend serve`: starts the writer, the engine and the HTTP side, and stops them in order.
 
-use std::{
-    process::ExitCode,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -18,9 +14,6 @@ use crate::{
     telemetry::Metrics,
     writer::{self, Started, WriterConfig},
 };
-
-/// How long the last bytes of answers may take, where the drain has used up its time.
-const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// Serves until SIGTERM or SIGINT; a second signal ends at once.
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
@@ -61,42 +54,33 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     readiness.ready();
     tracing::info!(address = %listener.local_addr()?, "serving");
 
-    // Requests are taken until all that runs has ended: those that come meanwhile are told that the service drains.
-    let (close, closed) = tokio::sync::oneshot::channel::<()>();
-    let mut server = tokio::spawn(http::serve(listener, http::router(state), async move {
-        let _ = closed.await;
-    }));
-    tokio::select! {
-        () = stop_signal() => {}
-        ended = &mut server => return Err(early_end(ended)),
-    }
     let limit = Duration::from_secs(args.http.drain_seconds);
-    tracing::info!(seconds = limit.as_secs(), "draining; a second signal ends at once");
-    readiness.drain();
-    tokio::spawn(exit_at_next_signal());
-    let begun = Instant::now();
-    let (generated, edited) = tokio::join!(engine.drain(limit), task.finish(limit));
-    // What is made still has to be sent.
-    let left = limit.saturating_sub(begun.elapsed()).max(LAST_BYTES);
-    drop(close);
-    let answered = tokio::time::timeout(left, server).await;
+    let drain = async move {
+        stop_signal().await;
+        tracing::info!(seconds = limit.as_secs(), "draining; a second signal ends at once");
+        readiness.drain();
+        tokio::spawn(exit_at_next_signal());
+    };
+    let (begin, begun) = tokio::sync::oneshot::channel();
+    let shutdown = async move {
+        drain.await;
+        // The receiver waits for this below, so it is still there.
+        let _ = begin.send(());
+    };
+    let server = tokio::spawn(http::serve(listener, http::router(state), shutdown));
+    // Ends early only if the server failed, which its own result tells.
+    let _ = begun.await;
+    let finished = engine.drain(limit).await;
+    task.stop().await;
+    let answered = tokio::time::timeout(limit.max(Duration::from_secs(1)), server).await;
     log.close().await;
     drop(lock);
     match answered {
         Ok(result) => result??,
         Err(_) => tracing::warn!("requests were still running at the end of the drain"),
     }
-    tracing::info!(complete = generated && edited, "stopped");
+    tracing::info!(complete = finished, "stopped");
     Ok(ExitCode::SUCCESS)
-}
-
-/// Why the service ended without having been told to.
-fn early_end(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> anyhow::Error {
-    match ended {
-        Ok(Ok(())) => anyhow::anyhow!("the HTTP side ended by itself"),
-        Ok(Err(error)) => anyhow::Error::from(error).context("serving HTTP"),
-        Err(error) => anyhow::Error::from(error).context("serving HTTP"),
-    }
 }
 
 async fn stop_signal() {

@@ -82,10 +82,7 @@ pub struct Shared {
     pub texts: Arc<dyn Texts>,
     pub config: WriterConfig,
     pub metrics: Metrics,
-    /// Nothing more is admitted.
     pub closing: CancellationToken,
-    /// What waits is refused as well.
-    pub stopping: CancellationToken,
     pub pace: Pace,
     // Read by `GET /edits/{id}` while the writer works; never held across anything slow.
     pending: Mutex<HashMap<Uuid, PendingEdit>>,
@@ -94,8 +91,8 @@ pub struct Shared {
 impl Shared {
     pub fn new(texts: Arc<dyn Texts>, config: WriterConfig, metrics: Metrics) -> Self {
         metrics.edit_queue_capacity.set(i64::try_from(config.queue_capacity).unwrap_or(i64::MAX));
-        let (closing, stopping) = (CancellationToken::new(), CancellationToken::new());
-        Self { texts, config, metrics, closing, stopping, pace: Pace::default(), pending: Mutex::default() }
+        let (closing, pace) = (CancellationToken::new(), Pace::default());
+        Self { texts, config, metrics, closing, pace, pending: Mutex::default() }
     }
 
     /// Marks a submission's edits as running.

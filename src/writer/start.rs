@@ -1,12 +1,13 @@
 //! Starting and stopping the writer.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{sync::Arc, thread};
 
 use thiserror::Error;
 use tokio::{
     runtime::Handle,
     sync::{Mutex, mpsc},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     EditHandle, WriterConfig, WriterError,
@@ -56,40 +57,25 @@ pub struct Started {
 
 /// The writer's thread. Dropping this closes the writer without waiting for it.
 pub struct WriterTask {
-    shared: Arc<Shared>,
+    closing: CancellationToken,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl WriterTask {
-    /// Refuses new requests, gives what waits its turn for at most `limit`, then stops. Whether all had theirs.
-    pub async fn finish(mut self, limit: Duration) -> bool {
-        self.shared.closing.cancel();
-        let mut ended = self.ended();
-        if tokio::time::timeout(limit, &mut ended).await.is_ok() {
-            return true;
-        }
-        self.shared.stopping.cancel();
-        let _ = ended.await;
-        false
-    }
-
     /// Refuses new requests, lets the running turn end, answers what waits with `ShuttingDown`, and returns when all
     /// that is done.
-    pub async fn stop(self) {
-        self.finish(Duration::ZERO).await;
-    }
-
-    /// The end of the thread. It catches its turns' panics; if it died all the same, there is nothing left to wait for.
-    fn ended(&mut self) -> tokio::task::JoinHandle<()> {
-        let thread = self.thread.take();
-        tokio::task::spawn_blocking(move || drop(thread.map(thread::JoinHandle::join)))
+    pub async fn stop(mut self) {
+        self.closing.cancel();
+        if let Some(thread) = self.thread.take() {
+            // The thread catches its turns' panics; if it died all the same, there is nothing left to stop.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
     }
 }
 
 impl Drop for WriterTask {
     fn drop(&mut self) {
-        self.shared.closing.cancel();
-        self.shared.stopping.cancel();
+        self.closing.cancel();
     }
 }
 
@@ -120,6 +106,7 @@ pub async fn start_with<B: Bench>(
     let (commands, queue) = mpsc::channel(config.queue_capacity);
     let (snapshots, requests) = mpsc::channel(SNAPSHOT_QUEUE);
     let shared = Arc::new(Shared::new(Arc::clone(&bench) as _, config, metrics.clone()));
+    let closing = shared.closing.clone();
     let tools = Tools {
         bench,
         log: Arc::clone(&log),
@@ -131,9 +118,9 @@ pub async fn start_with<B: Bench>(
     let thread = thread::Builder::new().name("amend-writer".into()).spawn(move || task.run(queue, requests))?;
     let versions = Versions { published, log, foundation, snapshots, metrics, making: Mutex::default() };
     Ok(Started {
-        handle: EditHandle { shared: Arc::clone(&shared), commands },
+        handle: EditHandle { shared, commands },
         versions: Arc::new(versions),
-        task: WriterTask { shared, thread: Some(thread) },
+        task: WriterTask { closing, thread: Some(thread) },
         replay,
     })
 }

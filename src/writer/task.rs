@@ -123,17 +123,12 @@ impl<B: Bench> Task<B> {
     }
 
     fn wait(&self, commands: &mut mpsc::Receiver<Command>, snapshots: &mut mpsc::Receiver<SnapshotRequest>) -> Wake {
-        let shared = &self.tools.shared;
         self.tools.runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    biased;
-                    () = shared.stopping.cancelled() => return Wake::Close,
-                    Some(request) = snapshots.recv() => return Wake::Snapshot(request),
-                    command = commands.recv() => return command.map_or(Wake::Close, Wake::Command),
-                    // What is in the queue by then still has its turn.
-                    () = shared.closing.cancelled(), if !commands.is_closed() => commands.close(),
-                }
+            tokio::select! {
+                biased;
+                () = self.tools.shared.closing.cancelled() => Wake::Close,
+                Some(request) = snapshots.recv() => Wake::Snapshot(request),
+                command = commands.recv() => command.map_or(Wake::Close, Wake::Command),
             }
         })
     }
@@ -160,7 +155,7 @@ impl<B: Bench> Task<B> {
                 self.snapshot(request);
             }
             let own = captured.next().unwrap_or_default();
-            if self.tools.shared.stopping.is_cancelled() {
+            if self.tools.shared.closing.is_cancelled() {
                 self.refuse(command);
                 continue;
             }

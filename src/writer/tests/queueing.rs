@@ -112,27 +112,3 @@ async fn shutdown_answers_the_queue() {
     assert!(log.edit(id).await.unwrap().is_none());
     assert_eq!(versions.lease(None).await.unwrap().number, log.head().await.unwrap().number);
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn finishing_gives_what_waits_its_turn() {
-    let world = World::new().await;
-    let World { started: Started { handle, task, .. }, gate, log, .. } = world;
-    let running = handle.submit(single(edit("WAIT is", "blue"))).unwrap();
-    while handle.pending(running.ids()[0]).is_some_and(|edit| edit.state == PendingState::Queued) {
-        tokio::task::yield_now().await;
-    }
-    let waiting = handle.submit(single(edit("Paris is", "red"))).unwrap();
-    let id = waiting.ids()[0];
-    let finishing = tokio::spawn(task.finish(std::time::Duration::from_secs(60)));
-    loop {
-        match handle.submit(single(edit("Rome is", "red"))) {
-            Err(WriterError::ShuttingDown) => break,
-            Err(WriterError::QueueFull { .. }) | Ok(_) => tokio::task::yield_now().await,
-            Err(error) => panic!("{error}"),
-        }
-    }
-    drop(waiting);
-    gate.open();
-    assert!(finishing.await.unwrap());
-    assert_eq!(log.edit(id).await.unwrap().unwrap().version, Some(2));
-}
