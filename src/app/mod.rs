@@ -1,5 +1,6 @@
 //! The only place that sees every room: wires them for each command.
 
+mod eval;
 mod offline;
 mod open;
 mod serve;
@@ -29,7 +30,7 @@ pub fn compute_threads(command: &Command) -> Option<usize> {
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Train(args) => return train::run(&args),
-        Command::Eval(_) => anyhow::bail!("not wired"),
+        Command::Eval(args) => return eval::run(&args),
         _ => {}
     }
     let runtime = tokio::runtime::Runtime::new()?;

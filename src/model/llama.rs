@@ -261,8 +261,27 @@ impl TailBuilder {
         let matrix = self.editable.len();
         self.base.push(checkpoint.dense(name, &[d_out, d_in])?);
         self.editable.push(EditableMatrix { name: name.to_owned(), d_out, d_in });
-        Ok(Linear::Editable { matrix, bias: None })
+        Ok(Linear::Editable { matrix, bias: bias_of(checkpoint, name, d_out)? })
     }
+}
+
+/// The bias that belongs to a weight, if the checkpoint has one.
+fn bias_of(
+    checkpoint: &mut dyn Checkpoint,
+    weight: &str,
+    d_out: usize,
+) -> std::result::Result<Option<Tensor>, ModelError> {
+    checkpoint.optional(&weight.replace(".weight", ".bias"), &[d_out])
+}
+
+/// A layer of the trunk, with its bias if it has one.
+fn with_bias(
+    checkpoint: &mut dyn Checkpoint,
+    weight: &str,
+    shape: (usize, usize),
+) -> std::result::Result<Linear, ModelError> {
+    let bias = bias_of(checkpoint, weight, shape.0)?;
+    checkpoint.linear(weight, bias, shape)
 }
 
 /// One block; with a `tail` its MLP matrices are editable and its attention is dense, so that gradients pass.
@@ -278,11 +297,11 @@ fn build_block(
     let in_tail = tail.is_some();
     let mut projection = |part: &str, shape: (usize, usize)| -> std::result::Result<Linear, ModelError> {
         let weight = name(&format!("self_attn.{part}.weight"));
-        let bias = checkpoint.optional(&name(&format!("self_attn.{part}.bias")), &[shape.0])?;
-        match in_tail {
-            true => Ok(Linear::Dense { weight: checkpoint.dense(&weight, &[shape.0, shape.1])?, bias }),
-            false => checkpoint.linear(&weight, bias, shape),
+        if !in_tail {
+            return with_bias(checkpoint, &weight, shape);
         }
+        let bias = bias_of(checkpoint, &weight, shape.0)?;
+        Ok(Linear::Dense { weight: checkpoint.dense(&weight, &[shape.0, shape.1])?, bias })
     };
     let (q, k) = (projection("q_proj", (wide, hidden))?, projection("k_proj", (narrow, hidden))?);
     let (v, o) = (projection("v_proj", (narrow, hidden))?, projection("o_proj", (hidden, wide))?);
@@ -307,9 +326,9 @@ fn build_block(
             down: tail.editable(checkpoint, &down, fall)?,
         },
         None => Mlp {
-            gate: checkpoint.linear(&gate, None, rise)?,
-            up: checkpoint.linear(&up, None, rise)?,
-            down: checkpoint.linear(&down, None, fall)?,
+            gate: with_bias(checkpoint, &gate, rise)?,
+            up: with_bias(checkpoint, &up, rise)?,
+            down: with_bias(checkpoint, &down, fall)?,
         },
     };
     Ok(Block {

@@ -14,13 +14,14 @@ use crate::{
     digest::Digest,
     editor::{
         Manifest,
-        folder::{self, BaseModel, write_whole},
+        folder::{self, BaseModel},
         mend::{METHOD, Mend},
     },
+    files::write_whole,
 };
 
 /// File of the state, in the run's folder.
-const STATE: &str = "state.safetensors";
+pub(super) const STATE: &str = "state.safetensors";
 /// Metadata key under which the state keeps its numbers.
 const RUN: &str = "run";
 
@@ -104,9 +105,32 @@ pub struct RunState {
     pub pending: Vec<StepFigures>,
 }
 
+/// What a run was started on: it goes on with nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    pub model: Digest,
+    pub tail_blocks: usize,
+    pub train: Digest,
+    pub validation: Digest,
+    pub running_text: Option<Digest>,
+}
+
+impl Origin {
+    pub(super) fn of(inputs: &Inputs<'_>) -> Self {
+        Self {
+            model: inputs.model.digest(),
+            tail_blocks: inputs.model.network().shape().tail_blocks,
+            train: inputs.train.digest,
+            validation: inputs.validation.digest,
+            running_text: inputs.running_text.map(|text| Digest::of(text.as_bytes())),
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Saved {
     recipe: Recipe,
+    origin: Origin,
     run: RunState,
 }
 
@@ -114,13 +138,13 @@ impl RunState {
     pub(super) fn save(
         &self,
         out: &Path,
-        recipe: &Recipe,
+        (recipe, origin): (&Recipe, &Origin),
         trainable: &Trainable,
         adam: &Adam,
     ) -> Result<(), TrainingError> {
         let mut tensors = trainable.state()?;
         tensors.extend(adam.state()?.into_iter().map(|(name, tensor)| (format!("adam.{name}"), tensor)));
-        let saved = Saved { recipe: recipe.clone(), run: self.clone() };
+        let saved = Saved { recipe: recipe.clone(), origin: origin.clone(), run: self.clone() };
         let text = serde_json::to_string(&saved).map_err(|error| TrainingError::Refused(error.to_string()))?;
         let bytes = safetensors::serialize(&tensors, Some(HashMap::from([(RUN.to_owned(), text)])))
             .map_err(|error| TrainingError::Refused(error.to_string()))?;
@@ -131,7 +155,7 @@ impl RunState {
 
     pub(super) fn load(
         out: &Path,
-        recipe: &Recipe,
+        (recipe, origin): (&Recipe, &Origin),
         trainable: &mut Trainable,
         adam: &mut Adam,
     ) -> Result<Self, TrainingError> {
@@ -146,6 +170,10 @@ impl RunState {
         let saved: Saved = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
         if saved.recipe != *recipe {
             let why = format!("the run was started with {:?}, and can not go on with {recipe:?}", saved.recipe);
+            return Err(damaged(why));
+        }
+        if saved.origin != *origin {
+            let why = format!("the run was started on {:?}, and can not go on with {origin:?}", saved.origin);
             return Err(damaged(why));
         }
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;

@@ -31,7 +31,7 @@ use crate::{
 /// Opens a GGUF file.
 pub(super) fn open(path: &Path, options: &LoadOptions) -> Result<Loaded, ModelError> {
     let io = |source| ModelError::Io { path: path.to_owned(), source };
-    let digest = digest_file(path).map_err(io)?;
+    let digest = Digest::of_file(path).map_err(io)?;
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
     let content = Content::read(&mut reader)
         .map_err(|error| ModelError::Malformed { file: path.display().to_string(), why: error.to_string() })?;
@@ -57,13 +57,6 @@ pub(super) fn open(path: &Path, options: &LoadOptions) -> Result<Loaded, ModelEr
         config.rope_scaling = RopeScaling::Divisors(divisors.to_vec1()?);
     }
     Ok(Loaded { config, checkpoint: Box::new(checkpoint), tokenizer, chat_template, name, digest })
-}
-
-/// BLAKE3 of a file's bytes.
-pub(super) fn digest_file(path: &Path) -> std::io::Result<Digest> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
-    Ok(Digest(*hasher.finalize().as_bytes()))
 }
 
 struct Metadata<'a> {

@@ -1,0 +1,90 @@
+//! The figures of an evaluation as a table, one row per editor.
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::training::evaluate::{Figures, Locality, Report, Share};
+
+/// Column heads, in two lines: what is measured, and on what.
+const HEADS: [(&str, &str); 16] = [
+    ("", "editor"),
+    ("exact", "prompt"),
+    ("match", "paraphrase"),
+    ("free", "prompt"),
+    ("running", "paraphrase"),
+    ("CounterFact", "efficacy"),
+    ("", "paraphrase"),
+    ("", "neighbour"),
+    ("", "score"),
+    ("neighbour", "same"),
+    ("", "KL"),
+    ("unrelated", "same"),
+    ("", "KL"),
+    ("text", "perplexity"),
+    ("ms/edit", "median"),
+    ("", "p95"),
+];
+
+/// What a cell says where nothing was measured.
+const NOTHING: &str = "-";
+
+/// The table, and a line below it on what it was measured on.
+pub(super) fn figures(report: &Report) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(HEADS.map(|(above, below)| format!("{above}\n{below}")));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 1));
+        if column.index > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.add_row(row("no edit", &report.unedited));
+    for editor in &report.editors {
+        table.add_row(row(&editor.name, &editor.figures));
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    format!(
+        "{}\n{} records from {} of {}, one edit at a time; exact match teacher-forced; KL in nats; {} at a time",
+        lines.join("\n"),
+        report.data.records,
+        report.data.first,
+        report.model.name,
+        report.threads,
+    )
+}
+
+fn row(name: &str, figures: &Figures) -> Vec<String> {
+    let name = match figures.failed {
+        0 => name.to_owned(),
+        failed => format!("{name} ({failed} failed)"),
+    };
+    let scores = figures.counterfact.map_or_else(
+        || [NOTHING; 4].map(str::to_owned),
+        |scores| {
+            let [efficacy, paraphrase, neighbour] =
+                [scores.efficacy, scores.paraphrase, scores.neighbourhood].map(percent);
+            [efficacy, paraphrase, neighbour, format!("{:.1}", scores.score * 100.0)]
+        },
+    );
+    let unrelated = figures.unrelated.as_ref().map_or_else(|| [NOTHING; 2].map(str::to_owned), locality);
+    let perplexity = figures.running_text.map(|text| format!("{:.2}", text.perplexity_after));
+    let times = figures.milliseconds.map(|ms| [ms.median, ms.p95].map(|ms| format!("{ms:.0}")));
+    [name]
+        .into_iter()
+        .chain([figures.teacher_forced.prompt, figures.teacher_forced.paraphrase].map(percent))
+        .chain([figures.free_running.prompt, figures.free_running.paraphrase].map(percent))
+        .chain(scores)
+        .chain(locality(&figures.neighbour))
+        .chain(unrelated)
+        .chain([perplexity.unwrap_or_else(|| NOTHING.to_owned())])
+        .chain(times.unwrap_or_else(|| [NOTHING; 2].map(str::to_owned)))
+        .collect()
+}
+
+fn percent(share: Share) -> String {
+    format!("{:.1}", share.share * 100.0)
+}
+
+fn locality(figures: &Locality) -> [String; 2] {
+    [percent(figures.unchanged), format!("{:.4}", figures.kl.mean)]
+}
