@@ -53,7 +53,7 @@ async fn generate_here(
     let engine = GenerateHandle::start(decoder, GenerateConfig::default(), Metrics::new())?;
     let response = engine.generate(request).await;
     engine.drain(END).await;
-    here.started.task.stop().await;
+    here.started.task.stop(END).await;
     here.log.close().await;
     Ok(response?)
 }
@@ -76,7 +76,7 @@ async fn revert_here(
 ) -> anyhow::Result<VersionReport> {
     let here = Here::open(model, editor, database).await?;
     let answer = here.started.handle.change(SetChange::TakeBack(args.id), args.actor.clone(), None, None).await;
-    here.started.task.stop().await;
+    here.started.task.stop(END).await;
     here.log.close().await;
     match answer? {
         Answer::Fresh(report) => Ok(report),

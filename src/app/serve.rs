@@ -70,8 +70,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let server = tokio::spawn(http::serve(listener, http::router(state), shutdown));
     // Ends early only if the server failed, which its own result tells.
     let _ = begun.await;
-    let finished = engine.drain(limit).await;
-    task.stop().await;
+    let (finished, ()) = tokio::join!(engine.drain(limit), task.stop(limit));
     let answered = tokio::time::timeout(limit.max(Duration::from_secs(1)), server).await;
     log.close().await;
     drop(lock);
@@ -119,6 +118,8 @@ fn writer_config(args: &ServeArgs) -> WriterConfig {
         max_prompt_tokens: limits.max_prompt_tokens.get(),
         max_target_tokens: limits.max_target_tokens.get(),
         max_text_bytes: limits.max_text_bytes.get(),
+        max_note_bytes: WriterConfig::default().max_note_bytes,
+        max_submission_tokens: WriterConfig::default().max_submission_tokens,
         max_paraphrases: limits.max_paraphrases,
         max_locality: limits.max_locality,
         max_edits_per_batch: limits.max_edits_per_batch.get(),

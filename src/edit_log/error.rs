@@ -7,7 +7,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 /// Why the log refused or failed. After any of them the log is as it was before the call.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum LogError {
     /// The log was pinned to something else at first use: another model, another editor, another composition.
     #[error("the log belongs to another {what}: it is pinned to {pinned}, but {given} was given")]
