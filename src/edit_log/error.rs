@@ -6,7 +6,8 @@ use sqlx::sqlite::SqliteError;
 use thiserror::Error;
 use uuid::Uuid;
 
-/// Why the log refused or failed. After any of them the log is as it was before the call.
+/// Why the log refused or failed. After any of them but [`Storage`](Self::Storage) the log is as it was before the call.
+/// After that one, a commit may be in the log all the same: its answer may have been what was lost.
 #[derive(Debug, Clone, Error)]
 pub enum LogError {
     /// The log was pinned to something else at first use: another model, another editor, another composition.
