@@ -97,9 +97,9 @@ impl Finished {
 
 /// Runs a command to its end.
 pub fn finish(command: &mut Command) -> Finished {
-    let mut child = Held(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
-    let stdout = read_all(child.0.stdout.take().unwrap());
-    let stderr = read_all(child.0.stderr.take().unwrap());
+    let mut child = Held::new(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let stdout = read_all(child.process.stdout.take().unwrap());
+    let stderr = read_all(child.process.stderr.take().unwrap());
     let status = child.wait();
     Finished { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
@@ -113,16 +113,24 @@ fn read_all(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> 
 }
 
 /// A child that does not outlive the test, whatever fails.
-struct Held(Child);
+struct Held {
+    process: Child,
+    /// What it wrote to standard error so far.
+    log: Arc<Mutex<String>>,
+}
 
 impl Held {
+    fn new(command: &mut Command) -> Self {
+        Self { process: command.spawn().unwrap(), log: Arc::default() }
+    }
+
     fn wait(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
+            if let Some(status) = self.process.try_wait().unwrap() {
                 return status;
             }
-            assert!(begun.elapsed() < PATIENCE, "process {} does not end", self.0.id());
+            assert!(begun.elapsed() < PATIENCE, "process {} does not end", self.process.id());
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -130,15 +138,17 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if thread::panicking() {
+            eprintln!("the service said:\n{}", self.log.lock().unwrap());
+        }
     }
 }
 
 /// A running service.
 pub struct Server {
     child: Held,
-    log: Arc<Mutex<String>>,
     pub client: Client,
 }
 
@@ -150,21 +160,21 @@ impl Server {
 
     /// The same, with further options.
     pub async fn start_with(files: &Files, options: &[&str]) -> Self {
-        let Launched { child, log, address } = Launched::new(files, options);
+        let Launched { child, address } = Launched::new(files, options);
         let waited = tokio::task::spawn_blocking(move || address.recv_timeout(PATIENCE)).await.unwrap();
-        let address = waited.unwrap_or_else(|error| panic!("{error}; the service said:\n{}", log.lock().unwrap()));
-        let server = Self { child, log, client: Client::new(&format!("http://{address}")) };
+        let address = waited.expect("the service did not come up");
+        let server = Self { child, client: Client::new(&format!("http://{address}")) };
         assert_eq!(server.client.get("/readyz").await.status, 200);
         server
     }
 
     pub fn id(&self) -> u32 {
-        self.child.0.id()
+        self.child.process.id()
     }
 
     /// What it wrote to standard error so far.
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.child.log.lock().unwrap().clone()
     }
 
     /// SIGTERM.
@@ -181,22 +191,20 @@ impl Server {
     /// SIGTERM, and the end must be a good one.
     pub async fn stop(self) {
         self.terminate();
-        let log = Arc::clone(&self.log);
+        let log = Arc::clone(&self.child.log);
         let status = self.ended().await;
         assert!(status.success(), "{status}; the service said:\n{}", log.lock().unwrap());
     }
 
     /// SIGKILL.
-    pub fn kill(mut self) {
-        self.child.0.kill().unwrap();
-        self.child.0.wait().unwrap();
+    pub fn kill(self) {
+        drop(self.child);
     }
 }
 
 /// A service that was just launched.
 pub struct Launched {
     child: Held,
-    log: Arc<Mutex<String>>,
     address: mpsc::Receiver<String>,
 }
 
@@ -204,11 +212,12 @@ impl Launched {
     /// Launches the service on a free port, with further options.
     pub fn new(files: &Files, options: &[&str]) -> Self {
         let mut command = amend();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]).args(files.options()).args(options);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut child = Held(child);
-        let (log, address) = follow(child.0.stderr.take().unwrap());
-        Self { child, log, address }
+        // One thread: what a tiny model computes is less than what it takes to share it.
+        command.args(["serve", "--listen", "127.0.0.1:0", "--threads", "1", "--log-format", "json"]);
+        command.args(files.options()).args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = Held::new(&mut command);
+        let address = follow(child.process.stderr.take().unwrap(), Arc::clone(&child.log));
+        Self { child, address }
     }
 
     /// SIGKILL when it has run this long, ready or not.
@@ -219,19 +228,18 @@ impl Launched {
 }
 
 /// Keeps what the service says, and sends the address once it serves.
-fn follow(stderr: impl Read + Send + 'static) -> (Arc<Mutex<String>>, mpsc::Receiver<String>) {
-    let (log, (found, address)) = (Arc::<Mutex<String>>::default(), mpsc::channel());
-    let kept = Arc::clone(&log);
+fn follow(stderr: impl Read + Send + 'static, log: Arc<Mutex<String>>) -> mpsc::Receiver<String> {
+    let (found, address) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             let event: Value = serde_json::from_str(&line).unwrap_or_default();
+            log.lock().unwrap().extend([line.as_str(), "\n"]);
             if event["message"] == "serving" {
                 let _ = found.send(event["address"].as_str().unwrap().to_owned());
             }
-            kept.lock().unwrap().extend([line.as_str(), "\n"]);
         }
     });
-    (log, address)
+    address
 }
 
 /// Someone who talks to a service.

@@ -48,6 +48,9 @@ fn bad_posts() -> Vec<(&'static str, Value, u16, &'static str)> {
         edit(json!({"guard": {"max": 1}})),
         edit(json!({"guard": "off"})),
         edit(json!({"guard": []})),
+        edit(json!({"locality": [["Snow is"]]})),
+        json!(["Ada speaks", "Welsh"]),
+        json!({"edits": [["Ada speaks", "Welsh"]]}),
         edit(json!({"editor": "rome"})),
         edit(json!({"dry_run": "yes"})),
         edit(json!({"expected_version": -1})),
@@ -95,8 +98,13 @@ fn bad_posts() -> Vec<(&'static str, Value, u16, &'static str)> {
         json!({"prompt": "x", "continuations": [1]}),
         json!({"prompt": "x", "continuations": vec!["a"; 100_000]}),
     ];
-    let rollbacks =
-        [json!({}), json!({"to_version": -1}), json!({"to_version": "0"}), json!({"to_version": 0, "x": 1})];
+    let rollbacks = [
+        json!({}),
+        json!([0]),
+        json!({"to_version": -1}),
+        json!({"to_version": "0"}),
+        json!({"to_version": 0, "x": 1}),
+    ];
     let mut table: Vec<_> = edits.into_iter().map(|body| invalid("/edits", body)).collect();
     table.extend(generations.into_iter().map(|body| invalid("/generate", body)));
     table.extend(scores.into_iter().map(|body| invalid("/score", body)));
@@ -168,7 +176,6 @@ async fn bad_paths_headers_and_media_are_refused() {
         ("/edits?cursor=x", 400, "invalid_parameter"),
         ("/edits?status=gone", 400, "invalid_parameter"),
         ("/edits?since=soon", 400, "invalid_parameter"),
-        ("/edits?text=%ff", 400, "invalid_parameter"),
         ("/versions/1", 404, "unknown_version"),
         ("/versions/-1", 400, "invalid_parameter"),
         ("/versions/18446744073709551615", 404, "unknown_version"),
@@ -214,8 +221,9 @@ async fn a_full_queue_says_when_to_come_again() {
         .collect::<Vec<_>>()});
     let asked = (0..12).map(|_| client.post("/edits", &slow));
     let replies = futures::future::join_all(asked).await;
-    assert!(replies.iter().all(|reply| [201, 429].contains(&reply.status)), "{replies:?}");
-    assert!(replies.iter().any(|reply| reply.status == 201));
+    let statuses: Vec<u16> = replies.iter().map(|reply| reply.status).collect();
+    assert!(statuses.iter().all(|status| [201, 429].contains(status)), "{statuses:?}");
+    assert!(statuses.contains(&201), "{statuses:?}");
     let refused = replies.into_iter().find(|reply| reply.status == 429).expect("twelve at once, and room for two");
     assert!(refused.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
     assert_eq!(refused.problem(429, "queue_full")["capacity"], 1);
