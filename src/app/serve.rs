@@ -60,12 +60,13 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let limit = Duration::from_secs(args.http.drain_seconds);
     tracing::info!(seconds = limit.as_secs(), "draining; a second signal ends at once");
     readiness.drain();
-    stop.cancel();
     tokio::spawn(exit_at_next_signal());
     // One deadline for all that drains.
     let deadline = Instant::now() + limit;
     let left = || deadline.saturating_duration_since(Instant::now());
     let (finished, ()) = tokio::join!(engine.drain(left()), task.stop(left()));
+    // Only now: until then new requests were answered that the service drains.
+    stop.cancel();
     let answered = match failed {
         Some(ended) => Ok(ended),
         // What the engine and the writer answered last has yet to be written out.

@@ -36,6 +36,7 @@ mod score;
 mod serve;
 mod sse;
 pub mod state;
+mod strict;
 #[cfg(test)]
 mod tests;
 mod versions;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::figure;
 use crate::digest::Digest;
 
 /// How an edit ended.
@@ -56,6 +57,7 @@ pub struct TargetReport {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TargetFigures {
     /// `exp` of the mean log-probability per target token.
+    #[serde(serialize_with = "figure::serialize")]
     pub probability: f32,
     /// Whether the target's token is the most probable one at each of its positions.
     pub greedy: bool,
@@ -66,6 +68,7 @@ pub struct TargetFigures {
 pub struct LocalityReport {
     pub prompt: String,
     /// KL divergence from before to after, nats, mean over the measured positions.
+    #[serde(serialize_with = "figure::serialize")]
     pub kl: f32,
     /// Whether the most probable token stayed the same at each measured position.
     pub greedy_unchanged: bool,
@@ -77,6 +80,7 @@ pub struct DeltaReport {
     #[schema(example = "model.layers.29.mlp.down_proj.weight")]
     pub matrix: String,
     /// Frobenius norm.
+    #[serde(serialize_with = "figure::serialize")]
     pub norm: f32,
     /// How many rank-one terms it is the sum of.
     pub rank: usize,
