@@ -34,7 +34,10 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         _ => {}
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(run_async(command))
+    let code = runtime.block_on(run_async(command));
+    // A command that was told to stop while it loaded must not wait until the load is done.
+    runtime.shutdown_background();
+    code
 }
 
 async fn run_async(command: Command) -> anyhow::Result<ExitCode> {

@@ -2,6 +2,8 @@
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
+use anyhow::Context;
+
 use super::open;
 use crate::{
     cli::{self, GenerateArgs, RevertArgs, VerifyArgs, client::Client, history},
@@ -53,7 +55,7 @@ async fn generate_here(
     let engine = GenerateHandle::start(decoder, GenerateConfig::default(), Metrics::new())?;
     let response = engine.generate(request).await;
     engine.drain(END).await;
-    here.started.task.stop().await;
+    here.started.task.stop(END).await;
     here.log.close().await;
     Ok(response?)
 }
@@ -76,7 +78,7 @@ async fn revert_here(
 ) -> anyhow::Result<VersionReport> {
     let here = Here::open(model, editor, database).await?;
     let answer = here.started.handle.change(SetChange::TakeBack(args.id), args.actor.clone(), None, None).await;
-    here.started.task.stop().await;
+    here.started.task.stop(END).await;
     here.log.close().await;
     match answer? {
         Answer::Fresh(report) => Ok(report),
@@ -94,6 +96,7 @@ struct Here {
 
 impl Here {
     async fn open(model: &ModelArgs, editor: &EditorArgs, database: &DatabaseArgs) -> anyhow::Result<Self> {
+        must_be_in_use(&database.database).await?;
         let lock = WriterLock::acquire(&database.database)?;
         let log = Arc::new(SqliteLog::open(&database.database).await?);
         let loaded = open::load(&model.model, &editor.editor)?;
@@ -102,5 +105,39 @@ impl Here {
         let started =
             writer::start(loaded.model, loaded.editor, shared, WriterConfig::default(), Metrics::new()).await?;
         Ok(Self { model, log, started, _lock: lock })
+    }
+}
+
+/// Refuses a database that is not there or that no server has used yet: to open it for writing would create it and pin
+/// this model and editor to it for good, and its path may just be mistyped.
+async fn must_be_in_use(database: &str) -> anyhow::Result<()> {
+    let found = SqliteLog::open_read_only(database).await.context("`amend serve` makes a database; this needs one")?;
+    let head = found.head().await;
+    found.close().await;
+    head.with_context(|| format!("{database} has not been used by `amend serve` yet"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_database_that_is_not_there_is_named_and_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("typo/amend.db");
+        let error = must_be_in_use(&format!("sqlite://{}", path.display())).await.unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains(&format!("there is no database at {}", path.display())), "{error}");
+        assert!(!folder.path().join("typo").exists());
+    }
+
+    #[tokio::test]
+    async fn a_database_that_nobody_has_used_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/amend.db", folder.path().display());
+        SqliteLog::open(&url).await.unwrap().close().await;
+        let error = must_be_in_use(&url).await.unwrap_err();
+        assert!(format!("{error:#}").contains("no model is pinned"), "{error:#}");
     }
 }

@@ -1,8 +1,9 @@
 //! The fixed point in which deltas are summed: 64 bits, 2^-40 a step.
 //!
-//! A step is 9.1e-13: four orders of magnitude under half a unit in the last place of a typical weight (1e-2 in f32),
-//! so what rounding loses can not be seen in the weights. The range is +-2^23 = 8.4e6: four orders above any weight
-//! of a working network. Rounding is to nearest, ties to even, once per contribution and element.
+//! A step is 9.1e-13. Half a unit in the last place of a typical weight (1e-2 in f32) is 2^-31 = 4.7e-10,
+//! which is 512 steps, and rounding loses half a step at most: it can not be seen in the weights. The range is +-2^23 =
+//! 8.4e6: four orders above any weight of a working network. Rounding is to nearest, ties to even, once per contribution
+//! and element.
 
 /// Bits after the binary point.
 const FRACTION_BITS: i32 = 40;

@@ -43,6 +43,7 @@ pub enum Move {
 }
 
 /// The active set, and the exact sums that it makes.
+#[derive(Clone)]
 pub struct Ledger {
     sums: Accumulator,
     foundation: Foundation,

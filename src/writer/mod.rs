@@ -13,6 +13,7 @@ mod config;
 mod edit_report;
 mod edit_turn;
 mod error;
+mod figure;
 mod guard;
 mod ledger;
 mod measuring;

@@ -109,7 +109,8 @@ pub fn replay(
     Ok(ReplayReport { entries, versions, changes, active, elapsed: start.elapsed() })
 }
 
-/// Takes up the versions that follow the ledger's. Returns the number of edits added or removed.
+/// Takes up the versions that follow the ledger's. Returns the number of edits added or removed. After an error the
+/// ledger is somewhere between and must not be used.
 pub fn follow(
     stored: Stored<'_>,
     ledger: &mut Ledger,
