@@ -21,6 +21,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Files {
     pub model: PathBuf,
     pub editor: PathBuf,
+    /// Threads to compute with; default: the service's own choice.
+    pub threads: Option<usize>,
     pub folder: Arc<tempfile::TempDir>,
     /// Where the model and the editor lie, which is another folder for files made [`Files::afresh`].
     pub origin: Arc<tempfile::TempDir>,
@@ -33,13 +35,15 @@ impl Files {
         let (model, editor) = (folder.path().join("model"), folder.path().join("editor"));
         tiny::write_model(&model, 1);
         tiny::write_editor(&editor, &model, 2);
-        Self { model, editor, origin: Arc::clone(&folder), folder }
+        // What a tiny model computes is less than what it takes to share it.
+        Self { model, editor, threads: Some(1), origin: Arc::clone(&folder), folder }
     }
 
     /// The same model and editor, and no database yet.
     pub fn afresh(&self) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
-        Self { model: self.model.clone(), editor: self.editor.clone(), folder, origin: Arc::clone(&self.origin) }
+        let (model, editor, origin) = (self.model.clone(), self.editor.clone(), Arc::clone(&self.origin));
+        Self { model, editor, threads: self.threads, folder, origin }
     }
 
     pub fn database(&self) -> PathBuf {
@@ -50,10 +54,12 @@ impl Files {
         format!("sqlite://{}", self.database().display())
     }
 
-    /// The options that name all three.
+    /// The options that name them.
     pub fn options(&self) -> Vec<String> {
         let path = |path: &Path| path.display().to_string();
-        let named = [("--model", path(&self.model)), ("--editor", path(&self.editor)), ("--database", self.url())];
+        let mut named =
+            vec![("--model", path(&self.model)), ("--editor", path(&self.editor)), ("--database", self.url())];
+        named.extend(self.threads.map(|threads| ("--threads", threads.to_string())));
         named.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect()
     }
 
@@ -218,8 +224,7 @@ impl Launched {
     /// Launches the service on a free port, with further options.
     pub fn new(files: &Files, options: &[&str]) -> Self {
         let mut command = amend();
-        // One thread: what a tiny model computes is less than what it takes to share it.
-        command.args(["serve", "--listen", "127.0.0.1:0", "--threads", "1", "--log-format", "json"]);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
         command.args(files.options()).args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = Held::new(&mut command);
         let address = follow(child.process.stderr.take().unwrap(), Arc::clone(&child.log));

@@ -42,7 +42,7 @@ struct Plan {
 #[derive(Default)]
 struct Figures {
     logs: u64,
-    /// Kills before the service was ready.
+    /// Kills of a service that was not ready yet, beside the others.
     while_starting: u64,
     acknowledged: usize,
     unanswered: usize,
@@ -66,10 +66,10 @@ impl Plan {
         assert!(figures.acknowledged as u64 > self.kills, "the clients were too slow for this to say anything");
         figures.starts.sort();
         format!(
-            "kills: {} kills -9 ({} of them before the service was ready), {} logs, {CLIENTS} clients; {} versions \
-             acknowledged, all there after each restart with their digests and sets; {} requests unanswered, {} of them \
-             in the log, whole; verify clean after each kill; a start took {:.0} ms in the median, {:.0} ms at most; \
-             {:.0} s",
+            "kills: {} kills -9 while edits streamed in, {} more while the service started again; {} logs, {CLIENTS} \
+             clients; {} versions acknowledged, all there after each restart with their digests and sets; {} requests \
+             unanswered, {} of them in the log, whole; verify clean after each kill; a start took {:.0} ms in the \
+             median, {:.0} ms at most; {:.0} s",
             self.kills,
             figures.while_starting,
             figures.logs,

@@ -33,7 +33,12 @@ impl Setting {
         let path = |name: &str| -> PathBuf {
             std::env::var_os(name).unwrap_or_else(|| panic!("{name} must name a file or folder")).into()
         };
-        let files = Files { model: path("AMEND_SHOW_MODEL"), editor: path("AMEND_SHOW_EDITOR"), ..Files::tiny() };
+        let files = Files {
+            model: path("AMEND_SHOW_MODEL"),
+            editor: path("AMEND_SHOW_EDITOR"),
+            threads: None,
+            ..Files::tiny()
+        };
         let records: Vec<Value> =
             serde_json::from_slice(&std::fs::read(path("AMEND_SHOW_DATA")).unwrap()).expect("records are a JSON array");
         let text = |record: &Value, field: &str| record[field].as_str().expect(field).to_owned();

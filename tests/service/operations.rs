@@ -130,6 +130,58 @@ async fn sigterm_lets_a_stream_end_well_and_takes_nothing_new() {
 }
 
 #[tokio::test]
+async fn what_was_accepted_has_its_turn_before_the_end() {
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
+    let client = server.client.clone();
+    let accepted = (0..40).map(|i| {
+        let edit = json!({"prompt": format!("Number {i} is"), "target": "odd"});
+        client.send(client.request(Method::POST, "/edits").header("prefer", "respond-async").json(&edit))
+    });
+    let accepted = futures::future::join_all(accepted).await;
+    server.stop().await;
+    let server = Server::start(&files).await;
+    for reply in accepted {
+        let location = reply.header("location").unwrap().to_owned();
+        reply.with_status(202);
+        assert_eq!(server.client.get(&location).await.with_status(200)["status"], "applied");
+    }
+    assert_eq!(server.client.newest().await["version"], 40);
+    server.stop().await;
+}
+
+/// A stream that lasts longer than what is done to the service meanwhile.
+async fn begun_stream(server: &Server) -> reqwest::Response {
+    let body = json!({"prompt": "Once", "max_tokens": 4000, "stream": true});
+    let response = server.client.request(Method::POST, "/generate").json(&body).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    response
+}
+
+#[tokio::test]
+async fn a_stream_that_outlasts_the_drain_ends_with_an_error_that_says_so() {
+    let files = Files::tiny();
+    let server = Server::start_with(&files, &["--drain-seconds", "0"]).await;
+    let response = begun_stream(&server).await;
+    server.terminate();
+    let events = events(&response.text().await.unwrap());
+    let (name, problem) = events.last().unwrap();
+    assert_eq!((name.as_str(), &problem["code"]), ("error", &json!("draining")), "{problem}");
+    assert_eq!(server.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
+    let _stream = begun_stream(&server).await;
+    server.terminate();
+    while server.client.get("/readyz").await.status == 200 {}
+    server.terminate();
+    assert_eq!(server.ended().await.code(), Some(1));
+}
+
+#[tokio::test]
 async fn a_second_process_on_the_same_database_is_told_who_holds_it() {
     let files = Files::tiny();
     let server = Server::start(&files).await;
