@@ -2,13 +2,13 @@
 //! where.
 
 use axum::{
-    body::Bytes,
     extract::{
         FromRequest, FromRequestParts, Request,
-        rejection::{BytesRejection, FailedToBufferBody, PathRejection, QueryRejection},
+        rejection::{PathRejection, QueryRejection},
     },
     http::{HeaderMap, header},
 };
+use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -17,6 +17,9 @@ use super::{
     state::AppState,
     strict::Strict,
 };
+
+/// How much of a body is read beyond the limit, bytes.
+const THROWN_AWAY: usize = 16 << 20;
 
 /// A path parameter.
 #[derive(FromRequestParts)]
@@ -59,18 +62,34 @@ impl FromRequest<AppState> for JsonValue {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
-        let limit = state.limits.body_bytes;
-        let announced = content_length(request.headers());
         check_media_type(request.headers())?;
-        if announced.is_some_and(|given| given > limit as u64) {
-            return Err(too_large(limit, announced));
-        }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| match rejection {
-            BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => too_large(limit, announced),
-            other => Problem::new(Code::MalformedBody, other.body_text()),
-        })?;
+        let bytes = read(request, state.limits.body_bytes).await?;
         serde_json::from_slice(&bytes).map(Self).map_err(|error| Problem::new(Code::MalformedJson, error.to_string()))
     }
+}
+
+/// The body, if it has at most `limit` bytes. Of a larger one, some more is read and thrown away: a client that sends all
+/// before it reads would otherwise find the connection reset instead of the answer.
+async fn read(request: Request, limit: usize) -> Result<Vec<u8>, Problem> {
+    let announced = content_length(request.headers());
+    let fits = announced.is_none_or(|given| given <= limit as u64);
+    if !fits && request.headers().contains_key(header::EXPECT) {
+        // This client waits for leave to send.
+        return Err(too_large(limit, announced));
+    }
+    let (mut bytes, mut given) = (Vec::new(), 0usize);
+    let mut chunks = request.into_body().into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| Problem::new(Code::MalformedBody, error.to_string()))?;
+        given = given.saturating_add(chunk.len());
+        if given > limit.saturating_add(THROWN_AWAY) {
+            break;
+        }
+        if fits && given <= limit {
+            bytes.extend_from_slice(&chunk);
+        }
+    }
+    if fits && given <= limit { Ok(bytes) } else { Err(too_large(limit, announced)) }
 }
 
 /// `value` as a `T`, or 422 that names the field.

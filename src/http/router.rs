@@ -2,7 +2,7 @@
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request},
+    extract::Request,
     middleware::{from_fn, from_fn_with_state},
     routing::get,
 };
@@ -44,7 +44,6 @@ pub fn router(state: AppState) -> Router {
         .route("/docs/{*name}", get(docs::asset))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(state.limits.body_bytes))
         // The last layer is the outermost: metrics count what all others answer.
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state(state.limits.request_time, middleware::time_limit))

@@ -70,9 +70,9 @@ async fn whatever_the_history(setting: &Setting) -> String {
          {}, and so have the other {} in another order on a fresh log; taken back, they leave the base's digest {}; {:.0} s; \
          verify: {}",
         ended["version"],
-        ended["digest"],
+        ended["digest"].as_str().unwrap(),
         kept.len(),
-        base["digest"],
+        base["digest"].as_str().unwrap(),
         begun.elapsed().as_secs_f64(),
         verified.trim()
     )

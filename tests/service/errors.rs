@@ -3,6 +3,10 @@
 
 use reqwest::{Method, header};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::{
     server::{Files, Server},
@@ -235,5 +239,23 @@ async fn a_full_queue_says_when_to_come_again() {
     let refused = replies.into_iter().find(|reply| reply.status == 429).expect("twelve at once, and room for two");
     assert!(refused.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
     assert_eq!(refused.problem(429, "queue_full")["capacity"], 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_asks_before_it_sends_is_told_at_once() {
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
+    let address = server.client.server.trim_start_matches("http://").to_owned();
+    let mut connection = TcpStream::connect(&address).await.unwrap();
+    let head = format!(
+        "POST /edits HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: 2000001\r\n\
+         expect: 100-continue\r\n\r\n"
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.contains("\"given\":2000001"), "{answer}");
     server.stop().await;
 }
