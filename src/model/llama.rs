@@ -61,6 +61,12 @@ impl LlamaConfig {
         if !self.head_dim.is_multiple_of(2) {
             return malformed(format!("head dimension {} is odd", self.head_dim));
         }
+        let numbers = [("norm epsilon", self.rms_eps), ("rotary base", self.rope_base)];
+        for (what, number) in numbers.into_iter().chain(self.rope_scaling.divisors().map(|by| ("rotary divisor", by))) {
+            if !(number > 0.0 && number.is_finite()) {
+                return malformed(format!("{what} {number} is out of range"));
+            }
+        }
         Ok(())
     }
 }
@@ -158,7 +164,7 @@ impl Llama {
             },
             embedding,
             blocks,
-            rotary: Rotary::new(config.head_dim, config.rope_base, &config.rope_scaling, config.context, &device)?,
+            rotary: Rotary::new(config.head_dim, config.rope_base, &config.rope_scaling, &device)?,
             norm: checkpoint.dense("model.norm.weight", &[config.hidden])?,
             head,
             decode_head,
@@ -256,12 +262,13 @@ impl TailBuilder {
         &mut self,
         checkpoint: &mut dyn Checkpoint,
         name: &str,
+        bias: Option<Tensor>,
         (d_out, d_in): (usize, usize),
     ) -> std::result::Result<Linear, ModelError> {
         let matrix = self.editable.len();
         self.base.push(checkpoint.dense(name, &[d_out, d_in])?);
         self.editable.push(EditableMatrix { name: name.to_owned(), d_out, d_in });
-        Ok(Linear::Editable { matrix, bias: None })
+        Ok(Linear::Editable { matrix, bias })
     }
 }
 
@@ -270,7 +277,7 @@ fn build_block(
     config: &LlamaConfig,
     checkpoint: &mut dyn Checkpoint,
     index: usize,
-    tail: Option<&mut TailBuilder>,
+    mut tail: Option<&mut TailBuilder>,
 ) -> std::result::Result<Block, ModelError> {
     let name = |part: &str| format!("model.layers.{index}.{part}");
     let (hidden, intermediate) = (config.hidden, config.intermediate);
@@ -298,20 +305,16 @@ fn build_block(
         head_dim: config.head_dim,
         eps: config.rms_eps,
     };
-    let (gate, up, down) = (name("mlp.gate_proj.weight"), name("mlp.up_proj.weight"), name("mlp.down_proj.weight"));
-    let (rise, fall) = ((intermediate, hidden), (hidden, intermediate));
-    let mlp = match tail {
-        Some(tail) => Mlp {
-            gate: tail.editable(checkpoint, &gate, rise)?,
-            up: tail.editable(checkpoint, &up, rise)?,
-            down: tail.editable(checkpoint, &down, fall)?,
-        },
-        None => Mlp {
-            gate: checkpoint.linear(&gate, None, rise)?,
-            up: checkpoint.linear(&up, None, rise)?,
-            down: checkpoint.linear(&down, None, fall)?,
-        },
+    let mut mlp = |part: &str, shape: (usize, usize)| {
+        let weight = name(&format!("mlp.{part}.weight"));
+        let bias = checkpoint.optional(&name(&format!("mlp.{part}.bias")), &[shape.0])?;
+        match &mut tail {
+            Some(tail) => tail.editable(checkpoint, &weight, bias, shape),
+            None => checkpoint.linear(&weight, bias, shape),
+        }
     };
+    let (rise, fall) = ((intermediate, hidden), (hidden, intermediate));
+    let mlp = Mlp { gate: mlp("gate_proj", rise)?, up: mlp("up_proj", rise)?, down: mlp("down_proj", fall)? };
     Ok(Block {
         attention_norm: checkpoint.dense(&name("input_layernorm.weight"), &[hidden])?,
         attention,

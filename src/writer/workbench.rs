@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::{
-    Started, StartError, TargetFigures, WriterConfig,
+    StartError, Started, TargetFigures, WriterConfig,
     bench::{Bench, Foundation, Texts},
     start::start_with,
 };

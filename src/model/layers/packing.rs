@@ -110,12 +110,14 @@ impl Plan {
             Rows::All => None,
             Rows::At(selected) => Some(Tensor::new(flat_index(lengths, past, selected), device)?),
         };
+        let key_angles = rotary.at(&key_positions)?;
+        let query_angles = if select.is_some() { rotary.at(&query_positions)? } else { key_angles.clone() };
         Ok(Self {
             keys: Packing::new(lengths, device)?,
             queries: Packing::new(&query_lengths, device)?,
             select,
-            key_angles: rotary.at(&key_positions)?,
-            query_angles: rotary.at(&query_positions)?,
+            key_angles,
+            query_angles,
             mask: causal_mask(lengths, past, &asking, device)?,
         })
     }
