@@ -21,8 +21,13 @@ use crate::{
 
 /// File of the state, in the run's folder.
 const STATE: &str = "state.safetensors";
-/// Metadata key under which the state keeps its numbers.
+/// Metadata keys of the state: where the run is, its recipe, what it reads, and the digest of the file's tensors.
 const RUN: &str = "run";
+const RECIPE: &str = "recipe";
+const ORIGIN: &str = "origin";
+const DIGEST: &str = "digest";
+/// What the optimizer's tensors are called after.
+const ADAM: &str = "adam.";
 
 /// Training figures, means over some steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -104,58 +109,70 @@ pub struct RunState {
     pub pending: Vec<StepFigures>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    recipe: Recipe,
-    run: RunState,
-}
-
 impl RunState {
+    /// Writes the state; the file appears whole or not at all.
     pub(super) fn save(
         &self,
         out: &Path,
+        inputs: &Inputs<'_>,
         recipe: &Recipe,
-        trainable: &Trainable,
-        adam: &Adam,
+        (trainable, adam): (&Trainable, &Adam),
     ) -> Result<(), TrainingError> {
         let mut tensors = trainable.state()?;
-        tensors.extend(adam.state()?.into_iter().map(|(name, tensor)| (format!("adam.{name}"), tensor)));
-        let saved = Saved { recipe: recipe.clone(), run: self.clone() };
-        let text = serde_json::to_string(&saved).map_err(|error| TrainingError::Refused(error.to_string()))?;
-        let bytes = safetensors::serialize(&tensors, Some(HashMap::from([(RUN.to_owned(), text)])))
-            .map_err(|error| TrainingError::Refused(error.to_string()))?;
+        tensors.extend(adam.state()?.into_iter().map(|(name, tensor)| (format!("{ADAM}{name}"), tensor)));
+        let refused = |error: &dyn std::fmt::Display| TrainingError::Refused(format!("the state of the run: {error}"));
+        // TOML keeps every f64 as it is; JSON as it is read here does not.
+        let run = toml::to_string(self).map_err(|error| refused(&error))?;
+        let mut metadata = HashMap::from([
+            (RUN.to_owned(), run),
+            (RECIPE.to_owned(), serde_json::to_string(recipe).map_err(|error| refused(&error))?),
+            (ORIGIN.to_owned(), origin(inputs)),
+        ]);
+        let data = safetensors::serialize(&tensors, None).map_err(|error| refused(&error))?;
+        metadata.insert(DIGEST.to_owned(), digest_of_data(&data).map_err(|error| refused(&error))?.to_string());
+        drop(data);
+        let bytes = safetensors::serialize(&tensors, Some(metadata)).map_err(|error| refused(&error))?;
         let io = |source| TrainingError::Io { what: out.join(STATE).display().to_string(), source };
         std::fs::create_dir_all(out).map_err(io)?;
         write_whole(&out.join(STATE), &bytes).map_err(io)
     }
 
+    /// Reads a state into `trainable` and `adam`; refuses one that is damaged, or of a run with another recipe, model or
+    /// data: it would go on as something else than it began.
     pub(super) fn load(
         out: &Path,
+        inputs: &Inputs<'_>,
         recipe: &Recipe,
-        trainable: &mut Trainable,
-        adam: &mut Adam,
+        (trainable, adam): (&mut Trainable, &mut Adam),
     ) -> Result<Self, TrainingError> {
         let path = out.join(STATE);
-        let damaged = |why: String| TrainingError::Refused(format!("{}: {why}", path.display()));
+        let refused = |why: String| TrainingError::Refused(format!("{}: {why}", path.display()));
+        let damaged = |error: &dyn std::fmt::Display| refused(format!("it is damaged: {error}"));
         let bytes =
             std::fs::read(&path).map_err(|source| TrainingError::Io { what: path.display().to_string(), source })?;
-        let (_, header) =
-            safetensors::SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
-        let text = header.metadata().as_ref().and_then(|metadata| metadata.get(RUN));
-        let text = text.ok_or_else(|| damaged("it is not a training state".to_owned()))?;
-        let saved: Saved = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
-        if saved.recipe != *recipe {
-            let why = format!("the run was started with {:?}, and can not go on with {recipe:?}", saved.recipe);
-            return Err(damaged(why));
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let get = |key: &str| metadata.get(key).ok_or_else(|| refused("it is not a training state".to_owned()));
+        let (found, said) = (digest_of_data(&bytes).map_err(|error| damaged(&error))?, get(DIGEST)?);
+        if found.to_string() != *said {
+            return Err(damaged(&format!("the digest of its tensors is {found}, it says {said}")));
         }
+        let given = serde_json::to_string(recipe).map_err(|error| damaged(&error))?;
+        for (what, saved, given) in [("recipe", get(RECIPE)?, given), ("model and data", get(ORIGIN)?, origin(inputs))]
+        {
+            if *saved != given {
+                return Err(refused(format!("the run's {what} was {saved}, it can not go on with {given}")));
+            }
+        }
+        let run = toml::from_str(get(RUN)?).map_err(|error| damaged(&error))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
         trainable.restore(&tensors)?;
         let moments = tensors
             .into_iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix("adam.")?.to_owned(), tensor)))
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(ADAM)?.to_owned(), tensor)))
             .collect();
         adam.restore(&moments)?;
-        Ok(saved.run)
+        Ok(run)
     }
 
     /// Writes the editor as it is now to `out`, with a card.
@@ -191,6 +208,24 @@ impl RunState {
         let io = |source| TrainingError::Io { what: out.join("README.md").display().to_string(), source };
         write_whole(&out.join("README.md"), card.as_bytes()).map_err(io)
     }
+}
+
+/// The model and the data that a run reads, as text to compare.
+fn origin(inputs: &Inputs<'_>) -> String {
+    json!({
+        "model": inputs.model.digest(),
+        "tail_blocks": inputs.model.network().shape().tail_blocks,
+        "data": inputs.train.digest,
+        "validation": inputs.validation.digest,
+        "running_text": Digest::of(inputs.running_text.unwrap_or_default().as_bytes()),
+    })
+    .to_string()
+}
+
+/// Digest of everything after the header of a safetensors file.
+fn digest_of_data(bytes: &[u8]) -> Result<Digest, safetensors::SafeTensorError> {
+    let (header, _) = safetensors::SafeTensors::read_metadata(bytes)?;
+    Ok(Digest::of(bytes.get(8 + header..).unwrap_or_default()))
 }
 
 /// The large matrices in f16, everything else as it is.

@@ -95,7 +95,7 @@ impl<'a> Trainer<'a> {
         let mut trainable = Trainable::new(inputs.model.editable(), recipe.rank, recipe.seed)?;
         let mut adam = Adam::new(trainable.variables(recipe.learning_rate, recipe.lr_scale_rate));
         let run = match options.resume {
-            true => RunState::load(&options.out, recipe, &mut trainable, &mut adam)?,
+            true => RunState::load(&options.out, inputs, recipe, (&mut trainable, &mut adam))?,
             false => RunState::default(),
         };
         Ok(Self {
@@ -201,7 +201,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&self) -> Result<(), TrainingError> {
-        self.run.save(&self.options.out, self.recipe, &self.trainable, &self.adam)?;
+        self.run.save(&self.options.out, self.inputs, self.recipe, (&self.trainable, &self.adam))?;
         plot::write(&self.run.history, &self.options.out.join("loss.svg"))
     }
 }

@@ -1,13 +1,11 @@
 //! Decoding with a cache, in a batch, and with the tail anywhere gives the logits of one plain pass.
 
-use amend::model::{LoadOptions, Model, Projection, Rows};
+use amend::model::{LoadOptions, Model, Passage, Projection, Rows, capture};
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::common::{
-    all_logits, assert_close, load_folder, random_ids, random_weights, relative_error, smollm2, tiny_config,
-};
+use crate::common::{all_logits, assert_close, load_folder, random_ids, random_weights, smollm2, tiny_config};
 
 /// Of the largest logit.
 const TOLERANCE: f32 = 1e-4;
@@ -125,20 +123,63 @@ fn what_does_not_fit_is_refused_with_the_numbers() {
     assert!(model.forward(&mut model.start(), &[96], base).is_err(), "an id outside the vocabulary");
 }
 
-/// Quantized activations turn a difference in the last bit into one of a whole step now and then, so a real quantized
-/// trunk repeats itself less exactly than f32 does.
+/// Rounding activations to 8 bits turns a difference in the last bit into a whole step now and then, and some blocks later
+/// into one of the first digits. So in a quantized trunk a row has to have the same bits whatever it is computed with; what
+/// is left in the logits is the tail's, in f32.
 #[test]
-fn a_quantized_trunk_repeats_itself_too() {
+fn a_quantized_trunk_gives_the_same_bits_in_pieces_and_in_a_batch() {
     let Some(path) = smollm2() else { return };
     let model = Model::load(&path, &LoadOptions::default()).unwrap();
-    let ids =
-        model.tokenizer().encode_prompt("The quick brown fox jumps over the lazy dog near the old mill.").unwrap();
-    let all = all_logits(&model, &ids);
-    let mut sequence = model.start();
-    for (end, id) in ids.iter().enumerate() {
-        let logits = vector(model.forward(&mut sequence, &[*id], model.base().as_ref()).unwrap());
-        let error = relative_error(&logits, &all.get(end).unwrap());
-        eprintln!("after {} tokens: {error}", end + 1);
-        assert!(error < 0.01, "after {} tokens: relative error {error}", end + 1);
+    let encode = |text: &str| model.tokenizer().encode_prompt(text).unwrap();
+    let texts = [
+        encode("The quick brown fox jumps over the lazy dog near the old mill."),
+        encode("The capital of France is"),
+        encode("1, 2, 3, 4, 5, 6, 7, 8,"),
+    ];
+    let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
+    let trunk = |ids: &[u32], lengths: &[usize]| model.network().trunk(ids, lengths, None).unwrap();
+    let batch = trunk(&texts.concat(), &lengths);
+    let mut start = 0;
+    for ids in &texts {
+        let alone = trunk(ids, &[ids.len()]);
+        assert_close("in a batch", &batch.narrow(0, start, ids.len()).unwrap(), &alone, 0.0);
+        start += ids.len();
+    }
+
+    let ids = &texts[0];
+    let decode = |ends: &[usize]| {
+        let mut sequence = model.start();
+        let mut logits = Vec::new();
+        for &end in ends {
+            let fed = sequence.len();
+            logits = model.forward(&mut sequence, &ids[fed..end], model.base().as_ref()).unwrap();
+        }
+        vector(logits)
+    };
+    let whole = decode(&[ids.len()]);
+    assert_close("token by token", &decode(&(1..=ids.len()).collect::<Vec<_>>()), &whole, TOLERANCE);
+    assert_close("in two pieces", &decode(&[5, ids.len()]), &whole, TOLERANCE);
+}
+
+/// Law 1: an edit's factors are its own, whatever else is captured with it.
+#[test]
+fn a_quantized_models_factors_do_not_depend_on_the_batch() {
+    let Some(path) = smollm2() else { return };
+    let model = Model::load(&path, &LoadOptions::default()).unwrap();
+    let passage = |prompt: &str, target: &str| model.tokenizer().encode_passage(prompt, target).unwrap();
+    let passages = [
+        passage("The mother tongue of Danielle Darrieux is", "English"),
+        passage("Paris is", "the capital of Italy"),
+        passage("The Eiffel Tower stands in the middle of", "Rome"),
+    ];
+    let capture = |passages: &[Passage]| capture::capture(&model, &capture::read(&model, passages).unwrap()).unwrap();
+    let together = capture(&passages);
+    for (passage, batched) in passages.iter().zip(&together) {
+        let alone = &capture(std::slice::from_ref(passage))[0];
+        assert!((alone.loss - batched.loss).abs() <= 1e-5 * alone.loss);
+        for (alone, batched) in alone.factors.iter().zip(&batched.factors) {
+            assert_close("u", &batched.u, &alone.u, 1e-5);
+            assert_close("delta", &batched.delta, &alone.delta, 1e-5);
+        }
     }
 }

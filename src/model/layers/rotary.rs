@@ -96,6 +96,11 @@ pub struct Angles {
 }
 
 impl Angles {
+    /// Where they live.
+    pub fn device(&self) -> &Device {
+        self.cos.device()
+    }
+
     /// Rotates `x [rows, heads, head_dim]`, each row by its own position.
     pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         let value = rotate(&x.detach(), &self.cos, &self.sin)?;
