@@ -1,6 +1,6 @@
 //! The 32-byte BLAKE3 hash by which models, editors, contributions, sets, weights and log entries are named.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, fs::File, io, path::Path, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -12,6 +12,13 @@ impl Digest {
     /// Hash of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// Hash of a file's bytes.
+    pub fn of_file(path: &Path) -> io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(path)?)?;
+        Ok(Self(*hasher.finalize().as_bytes()))
     }
 
     /// Hash of the concatenation of `parts`, each preceded by its length, so that no two lists of parts collide by

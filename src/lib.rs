@@ -17,7 +17,7 @@
 //! | [`telemetry`] | metrics and tracing |
 //!
 //! Beside them stand [`config`] (options from flags, environment and file), [`digest`] (the 32-byte hash that names
-//! things) and [`cli`] (the commands).
+//! things), [`files`] (written whole or not at all) and [`cli`] (the commands).
 
 pub mod app;
 pub mod cli;
@@ -25,6 +25,7 @@ pub mod config;
 pub mod digest;
 pub mod edit_log;
 pub mod editor;
+pub mod files;
 pub mod generation;
 pub mod http;
 pub mod model;

@@ -28,7 +28,10 @@ fn main() -> ExitCode {
 
 /// candle and its matrix products read their number of threads from the environment, at every use.
 fn use_threads(threads: usize) {
-    for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+    // candle's own pool waits by spinning between its operations, on cores that the products need (a third of all time
+    // with two threads on two cores). It only pays where candle's quantized kernels do the work.
+    let pool = if amend::model::layers::int8::kernel_available() { 1 } else { threads };
+    for (name, threads) in [("RAYON_NUM_THREADS", threads), ("CANDLE_NUM_THREADS", pool)] {
         #[expect(unsafe_code, reason = "the environment is the only way to tell candle")]
         // SAFETY: no other thread has been started yet, so nobody reads the environment meanwhile.
         unsafe {

@@ -2,6 +2,8 @@
 //!
 //! `AMEND_GOLDEN` names another file of the same layout: other head counts, an untied output.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap")]
+
 mod common;
 
 use std::collections::HashMap;
@@ -11,15 +13,13 @@ use amend::{
     editor::{
         Editor, MatrixDelta,
         mend::{Mend, Network, Slot, slots},
+        objective::weighted_kl,
     },
     model::{
         DenseMatrices, LoadOptions, Model, Passage, Projection, Rows,
         capture::{self, Captured, Factors, weighted_nll},
     },
-    training::{
-        factored::{Factored, Side},
-        objective::weighted_kl,
-    },
+    training::factored::{Factored, Side},
 };
 use candle_core::{Device, Tensor, Var};
 use common::{assert_close, read_safetensors, relative_error, shared_file, write_folder};

@@ -1,5 +1,7 @@
 //! The writer over a real network: a tiny random Llama, and an editor that takes one step down the gradient.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod common;
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Instant};
@@ -128,7 +130,7 @@ async fn an_edit_of_a_network_takes_and_is_taken_back() {
         assert!(one.delta.iter().all(|delta| delta.norm > 0.0 && delta.rank > 0));
     }
     let newest = started.versions.lease(None).await.unwrap().digest;
-    started.task.stop().await;
+    started.task.stop(std::time::Duration::ZERO).await;
 
     let again = start(&log).await;
     assert_eq!(again.versions.lease(None).await.unwrap().digest, newest);
@@ -138,7 +140,7 @@ async fn an_edit_of_a_network_takes_and_is_taken_back() {
     }
     assert_eq!(again.versions.lease(None).await.unwrap().digest, base);
     assert_eq!(again.versions.lease(Some(3)).await.unwrap().digest, newest);
-    again.task.stop().await;
+    again.task.stop(std::time::Duration::ZERO).await;
     let report = writer::verify(log, Foundation::of(&model, editor.as_ref()), |_, _| {}).await.unwrap();
     assert_eq!((report.versions, report.active), (6, 0));
 }
@@ -173,7 +175,7 @@ async fn timing_of_edits() {
         let _ = ticket.done().await.unwrap();
     }
     println!("64 queued at once: {:?}", begin.elapsed());
-    started.task.stop().await;
+    started.task.stop(std::time::Duration::ZERO).await;
     for replay_every_version in [true, false] {
         let config = WriterConfig { replay_every_version, ..config() };
         let again =
@@ -181,6 +183,6 @@ async fn timing_of_edits() {
                 .await
                 .unwrap();
         println!("{:?}", again.replay);
-        again.task.stop().await;
+        again.task.stop(std::time::Duration::ZERO).await;
     }
 }

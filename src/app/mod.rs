@@ -1,24 +1,61 @@
 //! The only place that sees every room: wires them for each command.
 
+mod eval;
+mod offline;
+mod open;
+mod serve;
 mod train;
 
 use std::process::ExitCode;
 
-use crate::cli::Command;
+use crate::{
+    cli::{self, Command, EditsCommand, client::Client, history},
+    http,
+};
 
 /// Threads that a command computes with; none for those that load no model.
 pub fn compute_threads(command: &Command) -> Option<usize> {
     match command {
-        // Training spreads parts of a batch over threads of its own.
-        Command::Train(_) => Some(1),
-        _ => None,
+        Command::Serve(args) => Some(args.model.compute.threads()),
+        // Training and evaluation spread their work over threads of their own.
+        Command::Train(_) | Command::Eval(_) => Some(1),
+        Command::Verify(args) => Some(args.model.compute.threads()),
+        Command::Generate(args) => Some(args.place.compute.threads()),
+        Command::Edits(EditsCommand::Revert(args)) => Some(args.place.compute.threads()),
+        Command::Edits(_) | Command::Versions(_) | Command::Openapi | Command::Health(_) => None,
     }
 }
 
 /// Carries a command out.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Train(args) => train::run(&args),
-        _ => anyhow::bail!("not wired"),
+        Command::Train(args) => return train::run(&args),
+        Command::Eval(args) => return eval::run(&args),
+        _ => {}
     }
+    let runtime = tokio::runtime::Runtime::new()?;
+    let code = runtime.block_on(run_async(command));
+    // A command that was told to stop while it loaded must not wait until the load is done.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run_async(command: Command) -> anyhow::Result<ExitCode> {
+    let text = match command {
+        Command::Train(_) | Command::Eval(_) => unreachable!("these compute without a runtime"),
+        Command::Serve(args) => return Box::pin(serve::run(&args)).await,
+        Command::Verify(args) => return Box::pin(offline::verify(&args)).await,
+        Command::Generate(args) => return Box::pin(offline::generate(&args)).await,
+        Command::Edits(EditsCommand::Revert(args)) => return Box::pin(offline::revert(&args)).await,
+        Command::Edits(EditsCommand::List(args)) => history::list(&args).await?,
+        Command::Edits(EditsCommand::Show(args)) => history::show(&args).await?,
+        Command::Versions(args) => history::versions(&args).await?,
+        Command::Openapi => http::document().to_pretty_json()?,
+        Command::Health(args) => {
+            Client::new(&args.server)?.ready().await?;
+            "ready".to_owned()
+        }
+    };
+    cli::print(&text)?;
+    Ok(ExitCode::SUCCESS)
 }

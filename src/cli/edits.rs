@@ -34,15 +34,16 @@ pub struct ListArgs {
     #[arg(long, env = "AMEND_TEXT", value_name = "TEXT")]
     pub text: Option<String>,
 
+    // Not called --actor, because AMEND_ACTOR is the name under which revert works, and must not filter this list.
     /// Only edits that this actor asked for; default: all
-    #[arg(long, env = "AMEND_ACTOR", value_name = "NAME")]
-    pub actor: Option<String>,
+    #[arg(long, env = "AMEND_BY_ACTOR", value_name = "NAME")]
+    pub by_actor: Option<String>,
 
     /// Only edits received at this time or later, RFC 3339; default: all
     #[arg(long, env = "AMEND_SINCE", value_name = "TIME")]
     pub since: Option<Timestamp>,
 
-    /// Only edits received up to this time, RFC 3339; default: all
+    /// Only edits received before this time, RFC 3339; default: all
     #[arg(long, env = "AMEND_UNTIL", value_name = "TIME")]
     pub until: Option<Timestamp>,
 
@@ -140,7 +141,7 @@ impl ListArgs {
         EditQuery {
             status: self.status.map(Into::into),
             text: self.text.clone(),
-            actor: self.actor.clone(),
+            actor: self.by_actor.clone(),
             since: self.since,
             until: self.until,
             before: self.page.before,

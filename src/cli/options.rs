@@ -125,7 +125,7 @@ fn the_file_satisfies_required_options_and_its_tables_win_over_its_top() {
     let args = serve(with_file(text, &["serve"]).unwrap());
     assert_eq!(args.model.model.to_str(), Some("top.gguf"));
     assert_eq!(args.model.compute.threads(), 2);
-    assert_eq!(args.writer.guard_max_kl, 0.25);
+    assert_eq!(args.writer.guard_max_kl, Some(0.25));
     let Chosen::Verify(args) = with_file(text, &["verify"]).unwrap().command else { panic!("not verify") };
     assert_eq!(args.model.compute.threads(), 3);
 }

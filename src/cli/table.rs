@@ -112,9 +112,16 @@ fn figures(report: &EditReport) -> String {
         parts.push(table.to_string());
     }
     let ms = &report.phases_ms;
+    let reached = |name: &str, ms: Option<f64>| ms.map(|ms| format!(", {name} {ms:.1}")).unwrap_or_default();
     parts.push(format!(
-        "milliseconds: queue {:.1}, capture {:.1}, editor {:.1}, guard {:.1}, commit {:.1}, publish {:.1}, total {:.1}",
-        ms.queue, ms.capture, ms.editor, ms.guard, ms.commit, ms.publish, ms.total
+        "milliseconds: queue {:.1}, capture {:.1}, editor {:.1}, guard {:.1}{}{}, total {:.1}",
+        ms.queue,
+        ms.capture,
+        ms.editor,
+        ms.guard,
+        reached("commit", ms.commit),
+        reached("publish", ms.publish),
+        ms.total
     ));
     parts.join("\n\n")
 }

@@ -52,7 +52,8 @@ pub struct EvalWhat {
     #[arg(long, env = "AMEND_SEED", value_name = "N", default_value = "0")]
     pub seed: u64,
 
-    /// Also write the figures as JSON to this file, or to standard output for -; default: the table alone
+    /// Also write the figures as JSON to this file, or to standard output in place of the table for -; default: the
+    /// table alone
     #[arg(long, env = "AMEND_JSON", value_name = "FILE")]
     pub json: Option<PathBuf>,
 }

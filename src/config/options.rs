@@ -71,7 +71,7 @@ pub struct EditorArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Log")]
 pub struct DatabaseArgs {
-    /// Database that holds the log of edits
+    /// Database that holds the log of edits; made by serve alone
     #[arg(long, env = "AMEND_DATABASE", value_name = "URL", default_value = DEFAULT_DATABASE)]
     #[arg(value_parser = values::database)]
     pub database: String,

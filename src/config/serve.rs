@@ -65,15 +65,15 @@ pub struct WriterArgs {
     #[arg(long, env = "AMEND_PASS_TOKENS", value_name = "N", default_value = "2048")]
     pub pass_tokens: NonZeroUsize,
 
-    /// Least probability per target token after an edit, on its own prompt, 0 to 1; 0 switches the check off
-    #[arg(long, env = "AMEND_GUARD_MIN_PROBABILITY", value_name = "P", default_value = "0.5")]
-    #[arg(value_parser = values::probability)]
-    pub guard_min_probability: f32,
+    /// Least probability per target token after an edit, on its own prompt, 0 to 1; default: no check unless the
+    /// request asks for one
+    #[arg(long, env = "AMEND_GUARD_MIN_PROBABILITY", value_name = "P", value_parser = values::probability)]
+    pub guard_min_probability: Option<f32>,
 
-    /// Most KL divergence from before to after that a locality probe of the request may show, nats
-    #[arg(long, env = "AMEND_GUARD_MAX_KL", value_name = "NATS", default_value = "1")]
-    #[arg(value_parser = values::non_negative)]
-    pub guard_max_kl: f32,
+    /// Most KL divergence from before to after that a locality probe of the request may show, nats; default: no check
+    /// unless the request asks for one
+    #[arg(long, env = "AMEND_GUARD_MAX_KL", value_name = "NATS", value_parser = values::non_negative)]
+    pub guard_max_kl: Option<f32>,
 
     /// Versions, beside the newest and the base, whose weights stay in memory; others are rebuilt when asked for
     #[arg(long, env = "AMEND_RESIDENT_VERSIONS", value_name = "N", default_value = "4")]
@@ -122,9 +122,11 @@ pub struct EngineArgs {
     #[arg(long, env = "AMEND_MAX_SEQUENCES", value_name = "N", default_value = "8")]
     pub max_sequences: NonZeroUsize,
 
-    /// Generation and scoring requests that may wait; above it the answer is 429
+    /// Generation and scoring requests that may wait, at least 2 (one that compares counts twice); above it the answer
+    /// is 429
     #[arg(long, env = "AMEND_GENERATE_QUEUE_CAPACITY", value_name = "N", default_value = "128")]
-    pub generate_queue_capacity: NonZeroUsize,
+    #[arg(value_parser = values::at_least_two)]
+    pub generate_queue_capacity: usize,
 
     /// Prompt tokens that are read between two tokens of the sequences that are being decoded
     #[arg(long, env = "AMEND_PREFILL_CHUNK", value_name = "N", default_value = "128")]
@@ -137,4 +139,10 @@ pub struct EngineArgs {
     /// Most tokens that a request may ask for
     #[arg(long, env = "AMEND_MAX_TOKENS_LIMIT", value_name = "N", default_value = "4096")]
     pub max_tokens_limit: NonZeroUsize,
+
+    /// Most tokens of a prompt with one continuation to score, at least 2; such a text is read in one turn, so this
+    /// bounds memory and how long the others wait
+    #[arg(long, env = "AMEND_SCORE_TOKENS_LIMIT", value_name = "N", default_value = "2048")]
+    #[arg(value_parser = values::at_least_two)]
+    pub score_tokens_limit: usize,
 }

@@ -81,16 +81,16 @@ pub struct Recipe {
     pub rank: NonZeroUsize,
 
     /// Edits per optimizer step
-    #[arg(long, env = "AMEND_EDITS_PER_STEP", value_name = "N", default_value = "10")]
+    #[arg(long, env = "AMEND_EDITS_PER_STEP", value_name = "N", default_value = "16")]
     pub edits_per_step: NonZeroUsize,
 
     /// Highest learning rate (Adam) of the editor's networks, per step
-    #[arg(long, env = "AMEND_LEARNING_RATE", value_name = "RATE", default_value = "0.0003")]
+    #[arg(long, env = "AMEND_LEARNING_RATE", value_name = "RATE", default_value = "0.001")]
     #[arg(value_parser = values::positive)]
     pub learning_rate: f64,
 
     /// Highest learning rate (Adam) of the scales of the matrices' own step sizes, per step
-    #[arg(long, env = "AMEND_LR_SCALE_RATE", value_name = "RATE", default_value = "0.003")]
+    #[arg(long, env = "AMEND_LR_SCALE_RATE", value_name = "RATE", default_value = "0.01")]
     #[arg(value_parser = values::positive)]
     pub lr_scale_rate: f64,
 
@@ -100,7 +100,7 @@ pub struct Recipe {
     pub clip: f64,
 
     /// Weight of the edit loss (c_edit)
-    #[arg(long, env = "AMEND_EDIT_WEIGHT", value_name = "W", default_value = "0.1")]
+    #[arg(long, env = "AMEND_EDIT_WEIGHT", value_name = "W", default_value = "0.3")]
     #[arg(value_parser = values::positive)]
     pub edit_weight: f64,
 
@@ -120,7 +120,7 @@ pub struct Recipe {
 #[command(next_help_heading = "Schedule")]
 pub struct Schedule {
     /// Optimizer steps at most
-    #[arg(long, env = "AMEND_STEPS", value_name = "N", default_value = "5000")]
+    #[arg(long, env = "AMEND_STEPS", value_name = "N", default_value = "2000")]
     pub steps: NonZeroU64,
 
     /// Steps over which the learning rates rise from 0; a cosine takes them down after that

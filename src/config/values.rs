@@ -17,6 +17,15 @@ pub fn positive(text: &str) -> Result<f64, String> {
     number(text, "above 0", |value: f64| value > 0.0)
 }
 
+/// A count of 2 or more.
+pub fn at_least_two(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count >= 2 => Ok(count),
+        Ok(_) => Err("a whole number of at least 2 is needed".to_owned()),
+        Err(error) => Err(format!("{error}; a whole number of at least 2 is needed")),
+    }
+}
+
 fn number<T: FromStr + Copy + Into<f64>>(text: &str, range: &str, fits: impl Fn(T) -> bool) -> Result<T, String>
 where
     T::Err: fmt::Display,
@@ -115,6 +124,8 @@ mod tests {
         assert!(non_negative("inf").is_err());
         assert!(positive("0").is_err());
         assert_eq!(positive("1e-4"), Ok(1e-4));
+        assert_eq!(at_least_two("2"), Ok(2));
+        assert!(at_least_two("1").unwrap_err().contains("at least 2") && at_least_two("x").is_err());
     }
 
     #[test]

@@ -6,8 +6,9 @@ use sqlx::sqlite::SqliteError;
 use thiserror::Error;
 use uuid::Uuid;
 
-/// Why the log refused or failed. After any of them the log is as it was before the call.
-#[derive(Debug, Error)]
+/// Why the log refused or failed. After any of them but [`Storage`](Self::Storage) the log is as it was before the call.
+/// After that one, a commit may be in the log all the same: its answer may have been what was lost.
+#[derive(Debug, Clone, Error)]
 pub enum LogError {
     /// The log was pinned to something else at first use: another model, another editor, another composition.
     #[error("the log belongs to another {what}: it is pinned to {pinned}, but {given} was given")]

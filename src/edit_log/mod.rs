@@ -35,7 +35,8 @@ pub trait EditLog: Send + Sync {
     /// Writes a version, its new edits with their contributions and its idempotency record in one transaction.
     /// [`LogError::VersionConflict`] if `version.number` is not the head's plus one; [`LogError::Inconsistent`] if an edit
     /// is removed that is not active, restored that was not taken back, new but known, or shares its prompt with another
-    /// active one, or if the idempotency key has an answer already. After any error the log is as it was.
+    /// active one, or if the idempotency key has an answer already. After an error the log
+    /// is as it was, or, if the answer of the storage was lost ([`LogError::Storage`]), holds the version whole.
     async fn commit(&self, version: NewVersion) -> Result<VersionRow, LogError>;
 
     /// Records edits that were rejected or failed: they change no version.

@@ -1,12 +1,12 @@
 //! An editor as a folder: what its `editor.json` says, and how it is read and written.
 
-use std::{collections::HashMap, fs, io::Write, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::EditorError;
-use crate::digest::Digest;
+use crate::{digest::Digest, files::write_whole};
 
 /// Tensors of the editor.
 pub const TENSORS: &str = "editor.safetensors";
@@ -85,17 +85,6 @@ pub fn write(folder: &Path, manifest: &mut Manifest, tensors: &HashMap<String, T
     let text = serde_json::to_string_pretty(manifest).map_err(|error| failed(MANIFEST, &error))?;
     write_whole(&folder.join(TENSORS), &bytes).map_err(|error| failed(TENSORS, &error))?;
     write_whole(&folder.join(MANIFEST), format!("{text}\n").as_bytes()).map_err(|error| failed(MANIFEST, &error))
-}
-
-/// Writes beside `path`, flushes to disk and renames over it.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    let mut file = fs::File::create(&partial)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&partial, path)
 }
 
 fn malformed(folder: &Path, why: String) -> EditorError {

@@ -4,8 +4,11 @@
 
 mod error;
 
+pub mod adam;
+pub mod finetune;
 pub mod folder;
 pub mod mend;
+pub mod objective;
 
 use std::path::Path;
 

@@ -1,11 +1,12 @@
-//! Gives waiting jobs their slots and versions. It runs on the async side, because a version may have to be rebuilt and
-//! the engine must not wait for that.
+//! Gives waiting jobs their slots and versions. It runs on the async side, because a version may have to be rebuilt:
+//! neither the engine nor the jobs whose versions are there must wait for that.
 
 use std::{
     sync::{Arc, mpsc::Sender},
     time::Instant,
 };
 
+use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,7 @@ use super::{
     engine::Placed,
     error::GenerateError,
     job::{Counted, Event, Job},
-    queue::Queue,
+    queue::{Place, Queue},
 };
 use crate::telemetry::Metrics;
 
@@ -43,12 +44,19 @@ impl Drop for Slot {
     }
 }
 
+/// How many jobs get old versions at the same time: one that is being rebuilt, and one that has its version and waits for
+/// a slot. More would keep more versions in memory and be no faster, because versions are rebuilt one after another.
+pub(super) const REBUILDS: usize = 2;
+
 /// Moves jobs from the queue into slots. A job leaves the queue only when there is a slot for it, and gets its version
-/// only then, so that those who wait keep no version alive.
+/// only then, so that those who wait keep no version alive. A job whose version is not in memory gives the slot on to the
+/// next one and waits apart, without a slot.
 pub(super) struct Dispatcher<D: Decoder> {
     pub decoder: Arc<D>,
     pub queue: Arc<Queue>,
     pub slots: Arc<Semaphore>,
+    /// [`REBUILDS`] permits.
+    pub rebuilds: Semaphore,
     pub engine: Sender<Placed<D::Lease>>,
     pub life: Life,
     pub metrics: Metrics,
@@ -57,8 +65,12 @@ pub(super) struct Dispatcher<D: Decoder> {
 impl<D: Decoder> Dispatcher<D> {
     /// Runs until the queue is closed and empty, or until draining; then refuses whoever still waits.
     pub async fn run(self: Arc<Self>) {
-        while let Some((job, slot)) = self.next().await {
-            tokio::spawn(Arc::clone(&self).place(job, slot));
+        while let Some((job, permit)) = self.next().await {
+            match self.decoder.lease(job.version).now_or_never() {
+                Some(Ok(lease)) => self.place(job, lease, permit),
+                Some(Err(error)) => job.fail(error),
+                None => drop(tokio::spawn(Arc::clone(&self).rebuild(job, self.queue.hold_place()))),
+            }
         }
         self.queue.close();
         while let Some(job) = self.queue.next().await {
@@ -66,11 +78,10 @@ impl<D: Decoder> Dispatcher<D> {
         }
     }
 
-    async fn next(&self) -> Option<(Job, Slot)> {
+    async fn next(&self) -> Option<(Job, OwnedSemaphorePermit)> {
         let next = async {
-            let permit = Arc::clone(&self.slots).acquire_owned().await.ok()?;
-            let job = self.queue.next().await?;
-            Some((job, self.slot(permit)))
+            let permit = self.permit().await?;
+            Some((self.queue.next().await?, permit))
         };
         tokio::select! {
             biased;
@@ -79,35 +90,45 @@ impl<D: Decoder> Dispatcher<D> {
         }
     }
 
-    fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
-        Slot {
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.slots).acquire_owned().await.ok()
+    }
+
+    /// The way of a job whose version is not in memory: it gets a slot only when the version is there.
+    async fn rebuild(self: Arc<Self>, job: Job, place: Place) {
+        let rebuilt = async {
+            let _turn = self.rebuilds.acquire().await.ok();
+            let lease = self.decoder.lease(job.version).await?;
+            let permit = self.permit().await.ok_or(GenerateError::ShuttingDown)?;
+            Ok((lease, permit))
+        };
+        let rebuilt = tokio::select! {
+            biased;
+            () = job.events.closed() => return,
+            () = self.life.draining.cancelled() => Err(GenerateError::ShuttingDown),
+            rebuilt = rebuilt => rebuilt,
+        };
+        drop(place);
+        match rebuilt {
+            Ok((lease, permit)) => self.place(job, lease, permit),
+            Err(error) => job.fail(error),
+        }
+    }
+
+    fn place(&self, job: Job, lease: D::Lease, permit: OwnedSemaphorePermit) {
+        let slot = Slot {
             _permit: permit,
             _running: Counted::new(self.metrics.sequences.with_label_values(&["running"])),
             since: Instant::now(),
             queue: Arc::clone(&self.queue),
-        }
-    }
-
-    async fn place(self: Arc<Self>, job: Job, slot: Slot) {
-        let Job { task, version, events, admitted, waiting } = job;
-        drop(waiting);
-        let lease = tokio::select! {
-            biased;
-            () = events.closed() => return,
-            () = self.life.stopped.cancelled() => Err(GenerateError::ShuttingDown),
-            lease = self.decoder.lease(version) => lease,
         };
+        let Job { task, events, admitted, waiting, .. } = job;
+        drop(waiting);
         // In what follows, a client that has left needs no answer.
-        match lease {
-            Err(error) => drop(events.send(Err(error))),
-            Ok(lease) => {
-                drop(events.send(Ok(Event::Started { version: self.decoder.version(&lease) })));
-                let placed = Placed { task, events, admitted, lease, slot };
-                if let Err(unsent) = self.engine.send(placed) {
-                    let error = GenerateError::Internal("the engine thread has ended".into());
-                    drop(unsent.0.events.send(Err(error)));
-                }
-            }
+        drop(events.send(Ok(Event::Started { version: self.decoder.version(&lease) })));
+        if let Err(unsent) = self.engine.send(Placed { task, events, admitted, lease, slot }) {
+            let error = GenerateError::Internal("the engine thread has ended".into());
+            drop(unsent.0.events.send(Err(error)));
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use super::{
     config::GenerateConfig,
     decoder::{Decoder, Text},
-    dispatch::{Dispatcher, Life},
+    dispatch::{Dispatcher, Life, REBUILDS},
     engine,
     error::GenerateError,
     job::{Event, EventsOut, Job, Outcome, Task},
@@ -55,6 +55,7 @@ impl GenerateHandle {
             decoder: Arc::clone(&decoder),
             queue: Arc::new(Queue::new(config.queue_capacity, config.max_sequences)),
             slots: Arc::new(Semaphore::new(config.max_sequences)),
+            rebuilds: Semaphore::new(REBUILDS),
             engine,
             life: life.clone(),
             metrics: metrics.clone(),

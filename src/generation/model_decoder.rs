@@ -119,7 +119,8 @@ impl Text for ModelDecoder {
     }
 
     fn detokenizer(&self) -> Box<dyn Detokenizer + '_> {
-        Box::new(self.model.tokenizer().decode_stream())
+        // A completion goes on with a text, so the space before its first word is its own.
+        Box::new(self.model.tokenizer().decode_stream().continuing())
     }
 }
 

@@ -52,7 +52,6 @@ pub(super) fn passages(
         return Err(GenerateError::invalid("prompt", "must not be empty"));
     }
     check_range("continuations", Some(request.continuations.len()), 1, MAX_CONTINUATIONS)?;
-    let limit = text.context_length().min(config.score_tokens);
     let passage = |(i, continuation): (usize, &String)| {
         let field = format!("continuations[{i}]");
         if continuation.is_empty() {
@@ -62,7 +61,12 @@ pub(super) fn passages(
         if passage.target.is_empty() || passage.target.start == 0 {
             return Err(GenerateError::invalid(&field, "prompt and continuation must be at least one token each"));
         }
-        fits(passage.target.start, passage.target.len(), limit)?;
+        fits(passage.target.start, passage.target.len(), text.context_length())?;
+        if passage.ids.len() > config.score_tokens {
+            let (given, limit) = (passage.ids.len(), config.score_tokens);
+            let message = format!("must be at most {limit} tokens together with the prompt. Given: {given}");
+            return Err(GenerateError::invalid(&field, message));
+        }
         Ok(passage)
     };
     request.continuations.iter().enumerate().map(passage).collect()

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct Inner {
     jobs: VecDeque<Job>,
+    /// Jobs that have left `jobs` and wait for an old version to be rebuilt.
+    rebuilding: usize,
     closed: bool,
     /// Mean seconds that a task holds its slot; none before the first has ended.
     hold: Option<f64>,
@@ -43,10 +45,10 @@ impl Queue {
         if inner.closed {
             return Err(GenerateError::ShuttingDown);
         }
-        if inner.jobs.len() + jobs.len() > self.capacity {
+        if inner.waiting() + jobs.len() > self.capacity {
             inner.jobs.retain(|job| !job.is_abandoned());
         }
-        if inner.jobs.len() + jobs.len() > self.capacity {
+        if inner.waiting() + jobs.len() > self.capacity {
             return Err(self.full(&inner));
         }
         inner.jobs.extend(jobs);
@@ -73,6 +75,12 @@ impl Queue {
         }
     }
 
+    /// The place of a job that waits elsewhere: it counts against the capacity until this is dropped.
+    pub fn hold_place(self: &Arc<Self>) -> Place {
+        self.lock().rebuilding += 1;
+        Place(Arc::clone(self))
+    }
+
     /// Admits nothing more.
     pub fn close(&self) {
         self.lock().closed = true;
@@ -88,7 +96,7 @@ impl Queue {
 
     /// The error that says in what time, at the measured rate, those who wait now will have been served.
     fn full(&self, inner: &Inner) -> GenerateError {
-        let seconds = inner.hold.unwrap_or(0.0) * inner.jobs.len() as f64 / self.slots as f64;
+        let seconds = inner.hold.unwrap_or(0.0) * inner.waiting() as f64 / self.slots as f64;
         let (least, most) = RETRY_AFTER;
         let retry_after = Duration::from_secs_f64(seconds.clamp(least.as_secs_f64(), most.as_secs_f64()));
         GenerateError::QueueFull { capacity: self.capacity, retry_after }
@@ -97,6 +105,21 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing under the lock panics half-way through a change, so a poisoned queue is still whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn waiting(&self) -> usize {
+        self.jobs.len() + self.rebuilding
+    }
+}
+
+/// See [`Queue::hold_place`].
+pub(super) struct Place(Arc<Queue>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.lock().rebuilding -= 1;
     }
 }
 
@@ -133,6 +156,16 @@ mod tests {
         drop(out);
         let (stays, _out) = job();
         queue.admit(vec![stays]).unwrap();
+    }
+
+    #[test]
+    fn those_who_wait_elsewhere_keep_their_place() {
+        let queue = Arc::new(Queue::new(1, 1));
+        let place = queue.hold_place();
+        let refused = queue.admit(vec![job().0]);
+        assert!(matches!(refused, Err(GenerateError::QueueFull { capacity: 1, .. })));
+        drop(place);
+        queue.admit(vec![job().0]).unwrap();
     }
 
     #[test]

@@ -86,7 +86,7 @@ codes! {
     GuardRejected "guard_rejected" UNPROCESSABLE_ENTITY "The guard rejected the edit"
         "the guard rejected the edit: probability after is 0.12, the least allowed is 0.5";
     AccumulatorOverflow "accumulator_overflow" UNPROCESSABLE_ENTITY "The edit would overflow the accumulator"
-        "the edit would overflow the accumulator of model.layers.29.mlp.down_proj.weight: |sum| must stay under 2048";
+        "the edit would overflow the accumulator of model.layers.29.mlp.down_proj.weight: |sum| must stay under 8388608";
     IdempotencyKeyReused "idempotency_key_reused" UNPROCESSABLE_ENTITY
         "The idempotency key was used for a different request"
         "idempotency key \"7f1c\" was used for a different request";

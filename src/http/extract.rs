@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::{
     error::{Code, Problem},
     state::AppState,
+    strict::Strict,
 };
 
 /// A path parameter.
@@ -74,7 +75,7 @@ impl FromRequest<AppState> for JsonValue {
 
 /// `value` as a `T`, or 422 that names the field.
 pub(super) fn shape<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
         let field = error.path().to_string();
         match field.as_str() {
             "." => Problem::new(Code::InvalidRequest, error.inner().to_string()),

@@ -1,5 +1,5 @@
-//! Requests sent twice: a key names the request, a digest tells whether it is the same one, and the recorded answer is
-//! given again.
+//! Requests sent twice: a key names the request, a digest tells whether it is the same one, and the answer that was
+//! recorded with the version it made is given again. Answers that made no version are not recorded.
 
 use axum::{
     Json,

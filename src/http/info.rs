@@ -74,9 +74,30 @@ pub struct ServiceLimits {
     /// Edits in one request.
     #[schema(example = 64)]
     pub edits_per_request: usize,
+    /// Tokens of an edit's prompt, of each paraphrase and of each locality probe.
+    #[schema(example = 512)]
+    pub prompt_tokens: usize,
+    /// Tokens of an edit's target.
+    #[schema(example = 64)]
+    pub target_tokens: usize,
+    /// Bytes of each text of an edit.
+    #[schema(example = 16384)]
+    pub text_bytes: usize,
+    /// Paraphrases of an edit.
+    #[schema(example = 16)]
+    pub paraphrases: usize,
+    /// Locality probes of an edit.
+    #[schema(example = 32)]
+    pub locality: usize,
     /// Requests that may wait for the engine.
     #[schema(example = 64)]
     pub generate_queue: usize,
+    /// The most that a generation may name as `max_tokens`.
+    #[schema(example = 4096)]
+    pub max_tokens: usize,
+    /// Tokens of a prompt with one continuation to score.
+    #[schema(example = 2048)]
+    pub score_tokens: usize,
 }
 
 /// What runs here and where it stands.
@@ -90,7 +111,7 @@ pub(super) struct InfoResponse {
     limits: Limits,
 }
 
-/// Every limit that a request can meet.
+/// The limits that depend on how the service was started, and the size of a page.
 #[derive(Serialize, ToSchema)]
 struct Limits {
     /// Bytes of a request's body.

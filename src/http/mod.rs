@@ -6,6 +6,7 @@
 //! | `edits/`, `versions`, `generate`, `score`, `health`, `info`, `docs` | the nouns |
 //! | [`error`] | the code table: stable code, status, title |
 //! | `refusal` | which code the errors of the other rooms become |
+//! | `doors`, `readiness` | the routes before the service is ready, and whether it is |
 //! | `extract`, `headers`, `paging`, `idempotency`, `auth` | what a request says, checked |
 //! | `middleware`, `measure` | request ids, time limit, metrics to the end of the body |
 //! | `handles/` | the real writer and engine behind the traits of [`state`] |
@@ -14,6 +15,7 @@
 
 mod auth;
 mod docs;
+mod doors;
 mod edits;
 pub mod error;
 mod extract;
@@ -34,10 +36,12 @@ mod score;
 mod serve;
 mod sse;
 pub mod state;
+mod strict;
 #[cfg(test)]
 mod tests;
 mod versions;
 
+pub use doors::Doors;
 pub use info::{EditorInfo, MatrixInfo, ModelInfo, ServiceInfo, ServiceLimits};
 pub use openapi::document;
 pub use readiness::{Phase, Readiness};

@@ -25,8 +25,8 @@ pub struct Submitted {
 /// The writer, as http sees it.
 #[async_trait]
 pub trait Edits: Send + Sync {
-    /// Admits edits to the bounded queue and returns at once.
-    fn submit(&self, submission: Submission) -> Result<Submitted, WriterError>;
+    /// Admits edits to the bounded queue; waits for nothing but their texts to be tokenized.
+    async fn submit(&self, submission: Submission) -> Result<Submitted, WriterError>;
 
     /// Changes the set without computing anything new.
     async fn change(

@@ -5,7 +5,7 @@
 
 use std::sync::Mutex;
 
-use candle_core::{D, Result as CandleResult, Tensor, Var};
+use candle_core::{D, Result as CandleResult, Tensor, Var, backprop::GradStore};
 
 use super::{DenseMatrices, Model, ModelError, Passage, Projection, Rows, layers::graft::graft};
 
@@ -44,7 +44,7 @@ pub fn read(model: &Model, passages: &[Passage]) -> Result<Vec<TrunkState>, Mode
         .collect()
 }
 
-/// The factors of one matrix for one passage: only rows where neither factor is zero.
+/// The factors of one matrix; of a passage ([`capture`]), only rows where neither factor is zero.
 #[derive(Debug, Clone)]
 pub struct Factors {
     /// `[n, d_in]`
@@ -84,19 +84,16 @@ pub fn capture(model: &Model, states: &[TrunkState]) -> Result<Vec<Captured>, Mo
         .into_iter()
         .map(|loss| Captured { loss, factors: Vec::with_capacity(model.editable().len()) })
         .collect();
-    for record in recorder.into_records()? {
-        let Some(delta) = gradients.remove(&record.offset) else {
-            return Err(candle_core::Error::Msg("no gradient reached an editable matrix".to_owned()).into());
-        };
+    for Factors { u, delta } in recorder.factors(&mut gradients)? {
         // In the last block only the asking rows are computed, so its records have as many rows as those.
         // Those are fewer than all rows: no target begins at position 0.
-        let rows: Vec<usize> = match record.u.dim(0)? == targets.len() {
+        let rows: Vec<usize> = match u.dim(0)? == targets.len() {
             true => wanted.iter().map(Vec::len).collect(),
             false => lengths.clone(),
         };
         let mut start = 0;
         for (captured, &length) in captured.iter_mut().zip(&rows) {
-            captured.factors.push(kept_rows(&record.u, &delta, start, length)?);
+            captured.factors.push(kept_rows(&u, &delta, start, length)?);
             start += length;
         }
     }
@@ -157,10 +154,10 @@ pub fn weighted_nll(logits: &Tensor, targets: &[u32], weights: &[f32]) -> Candle
     Ok((losses.to_vec1()?, total))
 }
 
-/// Multiplies by the base weights and remembers every input, and a zero offset at every output, whose gradient is the
-/// layer's `delta` (exactly: nothing else is added).
-struct Recorder<'a> {
-    base: &'a DenseMatrices,
+/// Multiplies by given weights and remembers every input, and a zero offset at every output, whose gradient is the
+/// layer's `delta` (exactly: nothing else is added). For one pass of the tail.
+pub struct Recorder<'a> {
+    weights: &'a DenseMatrices,
     records: Mutex<Vec<Option<Record>>>,
 }
 
@@ -170,21 +167,32 @@ struct Record {
 }
 
 impl<'a> Recorder<'a> {
-    fn new(base: &'a DenseMatrices) -> Self {
-        let records = base.tensors().iter().map(|_| None).collect();
-        Self { base, records: Mutex::new(records) }
+    /// For a pass under `weights`.
+    pub fn new(weights: &'a DenseMatrices) -> Self {
+        let records = weights.tensors().iter().map(|_| None).collect();
+        Self { weights, records: Mutex::new(records) }
     }
 
-    fn into_records(self) -> CandleResult<Vec<Record>> {
+    /// The factors of each matrix's gradient in that pass, `sum_t delta_t u_t^T`: as many rows as the matrix was
+    /// multiplied by, in their order.
+    pub fn factors(self, gradients: &mut GradStore) -> CandleResult<Vec<Factors>> {
         let records = self.records.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let missing = || candle_core::Error::Msg("the tail did not visit every editable matrix".to_owned());
-        records.into_iter().map(|record| record.ok_or_else(missing)).collect()
+        let missing = |what: &str| candle_core::Error::Msg(what.to_owned());
+        records
+            .into_iter()
+            .map(|record| {
+                let record = record.ok_or_else(|| missing("the tail did not visit every editable matrix"))?;
+                let delta = gradients.remove(&record.offset);
+                let delta = delta.ok_or_else(|| missing("no gradient reached an editable matrix"))?;
+                Ok(Factors { u: record.u, delta })
+            })
+            .collect()
     }
 }
 
 impl Projection for Recorder<'_> {
     fn project(&self, matrix: usize, x: &Tensor) -> CandleResult<Tensor> {
-        let y = self.base.project(matrix, x)?;
+        let y = self.weights.project(matrix, x)?;
         let offset = Var::zeros(y.shape(), y.dtype(), y.device())?;
         let shifted = (y + offset.as_tensor())?;
         let mut records = self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -262,14 +262,32 @@ impl TailBuilder {
         &mut self,
         checkpoint: &mut dyn Checkpoint,
         name: &str,
-        bias: Option<Tensor>,
         (d_out, d_in): (usize, usize),
     ) -> std::result::Result<Linear, ModelError> {
         let matrix = self.editable.len();
         self.base.push(checkpoint.dense(name, &[d_out, d_in])?);
         self.editable.push(EditableMatrix { name: name.to_owned(), d_out, d_in });
-        Ok(Linear::Editable { matrix, bias })
+        Ok(Linear::Editable { matrix, bias: bias_of(checkpoint, name, d_out)? })
     }
+}
+
+/// The bias that belongs to a weight, if the checkpoint has one.
+fn bias_of(
+    checkpoint: &mut dyn Checkpoint,
+    weight: &str,
+    d_out: usize,
+) -> std::result::Result<Option<Tensor>, ModelError> {
+    checkpoint.optional(&weight.replace(".weight", ".bias"), &[d_out])
+}
+
+/// A layer of the trunk, with its bias if it has one.
+fn with_bias(
+    checkpoint: &mut dyn Checkpoint,
+    weight: &str,
+    shape: (usize, usize),
+) -> std::result::Result<Linear, ModelError> {
+    let bias = bias_of(checkpoint, weight, shape.0)?;
+    checkpoint.linear(weight, bias, shape)
 }
 
 /// One block; with a `tail` its MLP matrices are editable and its attention is dense, so that gradients pass.
@@ -277,7 +295,7 @@ fn build_block(
     config: &LlamaConfig,
     checkpoint: &mut dyn Checkpoint,
     index: usize,
-    mut tail: Option<&mut TailBuilder>,
+    tail: Option<&mut TailBuilder>,
 ) -> std::result::Result<Block, ModelError> {
     let name = |part: &str| format!("model.layers.{index}.{part}");
     let (hidden, intermediate) = (config.hidden, config.intermediate);
@@ -285,11 +303,11 @@ fn build_block(
     let in_tail = tail.is_some();
     let mut projection = |part: &str, shape: (usize, usize)| -> std::result::Result<Linear, ModelError> {
         let weight = name(&format!("self_attn.{part}.weight"));
-        let bias = checkpoint.optional(&name(&format!("self_attn.{part}.bias")), &[shape.0])?;
-        match in_tail {
-            true => Ok(Linear::Dense { weight: checkpoint.dense(&weight, &[shape.0, shape.1])?, bias }),
-            false => checkpoint.linear(&weight, bias, shape),
+        if !in_tail {
+            return with_bias(checkpoint, &weight, shape);
         }
+        let bias = bias_of(checkpoint, &weight, shape.0)?;
+        Ok(Linear::Dense { weight: checkpoint.dense(&weight, &[shape.0, shape.1])?, bias })
     };
     let (q, k) = (projection("q_proj", (wide, hidden))?, projection("k_proj", (narrow, hidden))?);
     let (v, o) = (projection("v_proj", (narrow, hidden))?, projection("o_proj", (hidden, wide))?);
@@ -305,16 +323,20 @@ fn build_block(
         head_dim: config.head_dim,
         eps: config.rms_eps,
     };
-    let mut mlp = |part: &str, shape: (usize, usize)| {
-        let weight = name(&format!("mlp.{part}.weight"));
-        let bias = checkpoint.optional(&name(&format!("mlp.{part}.bias")), &[shape.0])?;
-        match &mut tail {
-            Some(tail) => tail.editable(checkpoint, &weight, bias, shape),
-            None => checkpoint.linear(&weight, bias, shape),
-        }
-    };
+    let (gate, up, down) = (name("mlp.gate_proj.weight"), name("mlp.up_proj.weight"), name("mlp.down_proj.weight"));
     let (rise, fall) = ((intermediate, hidden), (hidden, intermediate));
-    let mlp = Mlp { gate: mlp("gate_proj", rise)?, up: mlp("up_proj", rise)?, down: mlp("down_proj", fall)? };
+    let mlp = match tail {
+        Some(tail) => Mlp {
+            gate: tail.editable(checkpoint, &gate, rise)?,
+            up: tail.editable(checkpoint, &up, rise)?,
+            down: tail.editable(checkpoint, &down, fall)?,
+        },
+        None => Mlp {
+            gate: with_bias(checkpoint, &gate, rise)?,
+            up: with_bias(checkpoint, &up, rise)?,
+            down: with_bias(checkpoint, &down, fall)?,
+        },
+    };
     Ok(Block {
         attention_norm: checkpoint.dense(&name("input_layernorm.weight"), &[hidden])?,
         attention,

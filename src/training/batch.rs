@@ -7,10 +7,9 @@ use super::{
     cache::HiddenStates,
     corpus::Corpus,
     factored::{Factored, Side},
-    objective::weighted_kl,
 };
 use crate::{
-    editor::mend::Mend,
+    editor::{mend::Mend, objective::weighted_kl},
     model::{
         Model, Rows, TrunkState,
         capture::{self, Captured, Factors, weighted_nll},

@@ -16,10 +16,10 @@ use half::f16;
 use indicatif::ProgressBar;
 use memmap2::Mmap;
 
-use super::{TrainingError, parallel};
+use super::{TrainingError, parallel::Workers};
 use crate::{
     digest::Digest,
-    editor::folder::write_whole,
+    files::{self, write_whole},
     model::{Model, Passage, Rows, TrunkState, capture},
 };
 
@@ -50,7 +50,7 @@ impl HiddenStates {
         model: &Model,
         texts: Vec<Text>,
         folder: &Path,
-        threads: usize,
+        workers: &Workers,
         bar: &ProgressBar,
     ) -> Result<Self, TrainingError> {
         let shape = model.network().shape();
@@ -66,7 +66,7 @@ impl HiddenStates {
         let sizes = ((rows * shape.hidden * 2) as u64, (watched * shape.hidden * 4) as u64);
         if !(has_size(&states, sizes.0) && has_size(&tops, sizes.1)) {
             fs::create_dir_all(folder).map_err(io(folder))?;
-            compute(model, &texts, (&states, &tops), threads, bar)?;
+            compute(model, &texts, (&states, &tops), workers, bar)?;
         }
         Ok(Self { texts, starts, states: map(&states)?, tops: map(&tops)?, width: shape.hidden })
     }
@@ -114,17 +114,17 @@ fn compute(
     model: &Model,
     texts: &[Text],
     (states, tops): (&Path, &Path),
-    threads: usize,
+    workers: &Workers,
     bar: &ProgressBar,
 ) -> Result<(), TrainingError> {
-    let partial_states = states.with_extension("f16.partial");
+    let partial_states = files::partial(states);
     let mut state_file = BufWriter::new(File::create(&partial_states).map_err(io(states))?);
     let mut top_bytes: Vec<u8> = Vec::new();
     bar.set_length(texts.len() as u64);
     bar.set_message("hidden states");
     let batches: Vec<&[Text]> = texts.chunks(BATCH).collect();
-    for round in batches.chunks(threads.max(1)) {
-        for computed in parallel::map(threads, round, |batch| compute_batch(model, batch)) {
+    for round in batches.chunks(workers.count()) {
+        for computed in workers.map(round, |batch| compute_batch(model, batch)) {
             let (hidden, watched) = computed?;
             state_file.write_all(&hidden).map_err(io(states))?;
             top_bytes.extend(watched);

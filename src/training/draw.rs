@@ -4,7 +4,7 @@
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::{batch::BatchPlan, corpus::Corpus, options::Recipe};
+use super::{TrainingError, batch::BatchPlan, corpus::Corpus, options::Recipe};
 
 /// Locality texts per edit.
 const LOCALITY_PER_EDIT: usize = 2;
@@ -21,9 +21,16 @@ pub struct Draw {
 
 impl Draw {
     /// From `records` training records, and the windows of `corpus` if it has any.
-    pub fn new(recipe: Recipe, records: usize, corpus: &Corpus) -> Self {
-        let windows = (0..corpus.windows()).map(|window| corpus.window(window)).collect();
-        Self { recipe, records, windows, epoch: None }
+    ///
+    /// Refused if the locality mix leaves nothing to draw.
+    pub fn new(recipe: Recipe, records: usize, corpus: &Corpus) -> Result<Self, TrainingError> {
+        let windows: Vec<usize> = (0..corpus.windows()).map(|window| corpus.window(window)).collect();
+        let mix = recipe.locality_mix;
+        if windows.is_empty() && mix.neighbour + mix.other <= 0.0 {
+            let why = "the locality mix is running text alone, but there is none, or too little for a window";
+            return Err(TrainingError::Refused(why.to_owned()));
+        }
+        Ok(Self { recipe, records, windows, epoch: None })
     }
 
     /// The batch of `step`.

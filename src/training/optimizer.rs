@@ -3,19 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Result, Tensor, Var, backprop::GradStore};
-use rayon::prelude::*;
 
-const BETA1: f64 = 0.9;
-const BETA2: f64 = 0.999;
-const EPSILON: f32 = 1e-8;
+use crate::editor::adam::{Moments, Stride};
 
 /// A trained variable.
 struct Parameter {
     variable: Var,
     /// Its learning rate relative to the schedule's.
     rate: f64,
-    first: Vec<f32>,
-    second: Vec<f32>,
+    moments: Moments,
 }
 
 /// Gradients by variable.
@@ -35,7 +31,7 @@ impl Adam {
             .into_iter()
             .map(|(name, variable, rate)| {
                 let size = variable.elem_count();
-                (name, Parameter { variable, rate, first: vec![0.0; size], second: vec![0.0; size] })
+                (name, Parameter { variable, rate, moments: Moments::new(size) })
             })
             .collect();
         Self { parameters, step: 0 }
@@ -48,7 +44,7 @@ impl Adam {
     }
 
     /// One step along the sum of `parts`, added in order; `schedule` scales every learning rate. A gradient above the
-    /// global norm `clip` is scaled down to it. Returns the norm before clipping.
+    /// global norm `clip` is scaled down to it. Returns the norm before clipping; if it is not finite, nothing was changed.
     pub fn update(&mut self, parts: Vec<Gradients>, schedule: f64, clip: f64) -> Result<f64> {
         let mut parts = parts.into_iter();
         let mut values = parts.next().unwrap_or_default();
@@ -62,14 +58,14 @@ impl Adam {
         }
         let square: f64 = values.values().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum();
         let norm = square.sqrt();
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
         let scale = if norm > clip { (clip / norm) as f32 } else { 1.0 };
         self.step += 1;
-        let correction1 = 1.0 - BETA1.powf(self.step as f64);
-        let correction2 = 1.0 - BETA2.powf(self.step as f64);
         for (name, parameter) in &mut self.parameters {
             let Some(gradient) = values.get(name) else { continue };
-            let rate = (parameter.rate * schedule / correction1) as f32;
-            parameter.step(gradient, scale, rate, correction2.sqrt() as f32)?;
+            parameter.step(gradient, scale, Stride::new(parameter.rate * schedule, self.step))?;
         }
         Ok(norm)
     }
@@ -78,8 +74,8 @@ impl Adam {
     pub fn state(&self) -> Result<HashMap<String, Tensor>> {
         let mut state = HashMap::from([("step".to_owned(), Tensor::new(&[self.step as i64], &Device::Cpu)?)]);
         for (name, parameter) in &self.parameters {
-            state.insert(format!("first.{name}"), Tensor::new(parameter.first.as_slice(), &Device::Cpu)?);
-            state.insert(format!("second.{name}"), Tensor::new(parameter.second.as_slice(), &Device::Cpu)?);
+            state.insert(format!("first.{name}"), Tensor::new(parameter.moments.first.as_slice(), &Device::Cpu)?);
+            state.insert(format!("second.{name}"), Tensor::new(parameter.moments.second.as_slice(), &Device::Cpu)?);
         }
         Ok(state)
     }
@@ -93,27 +89,20 @@ impl Adam {
         for (name, parameter) in &mut self.parameters {
             let first = get(format!("first.{name}"))?.to_vec1()?;
             let second = get(format!("second.{name}"))?.to_vec1()?;
-            if first.len() != parameter.first.len() || second.len() != parameter.second.len() {
+            let size = parameter.moments.first.len();
+            if first.len() != size || second.len() != size {
                 candle_core::bail!("the optimizer's state of {name} has another size");
             }
-            (parameter.first, parameter.second) = (first, second);
+            parameter.moments = Moments { first, second };
         }
         Ok(())
     }
 }
 
 impl Parameter {
-    fn step(&mut self, gradient: &[f32], scale: f32, rate: f32, correction2: f32) -> Result<()> {
+    fn step(&mut self, gradient: &[f32], scale: f32, stride: Stride) -> Result<()> {
         let mut values = self.variable.flatten_all()?.to_vec1::<f32>()?;
-        let (b1, b2) = (BETA1 as f32, BETA2 as f32);
-        values.par_iter_mut().zip(&mut self.first).zip(&mut self.second).zip(gradient).with_min_len(1 << 14).for_each(
-            |(((value, first), second), gradient)| {
-                let gradient = gradient * scale;
-                *first = b1 * *first + (1.0 - b1) * gradient;
-                *second = b2 * *second + (1.0 - b2) * gradient * gradient;
-                *value -= rate * *first / (second.sqrt() / correction2 + EPSILON);
-            },
-        );
+        self.moments.step(&mut values, gradient, scale, stride);
         self.variable.set(&Tensor::from_vec(values, self.variable.shape(), self.variable.device())?)
     }
 }

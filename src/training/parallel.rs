@@ -1,33 +1,39 @@
 //! Work spread over threads, results in order.
 //!
 //! A training step is many small products; two threads on halves of the batch finish sooner than two threads on each
-//! product, of which every one would have to be woken for. So `amend train` gives candle one thread and uses its own.
+//! product, of which every one would have to be woken for. So `amend train` gives candle's products one thread, and
+//! spreads the parts of a batch over workers. They are a rayon pool, because candle's fused kernels call rayon: outside of
+//! a pool they would queue for the one thread that rayon has for everybody. They live as long as the run, so that the
+//! allocator finds the memory that a thread freed a step ago.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
-};
+use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 
-/// `f` of every item, by up to `threads` threads; the results stand in the items' order, whichever thread made them.
-pub fn map<T: Sync, R: Send>(threads: usize, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<Option<R>>> = Mutex::new(items.iter().map(|_| None).collect());
-    let work = || {
-        while let Some((index, item)) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|index| Some((index, items.get(index)?)))
-        {
-            let result = f(item);
-            results.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(result);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.min(items.len()) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.into_iter().map(|result| result.expect("every item was taken by one thread")).collect()
+use super::TrainingError;
+
+/// Threads that share out lists of items.
+pub struct Workers {
+    pool: ThreadPool,
+}
+
+impl Workers {
+    /// Starts `threads` threads, at least one.
+    pub fn new(threads: usize) -> Result<Self, TrainingError> {
+        let pool = ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
+        pool.map(|pool| Self { pool }).map_err(|error| TrainingError::Io {
+            what: format!("starting {threads} threads"),
+            source: std::io::Error::other(error),
+        })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// `f` of every item; the results stand in the items' order, whichever thread made them.
+    pub fn map<T: Sync, R: Send>(&self, items: &[T], f: impl Fn(&T) -> R + Sync + Send) -> Vec<R> {
+        self.pool.install(|| items.par_iter().with_max_len(1).map(f).collect())
+    }
 }
 
 #[cfg(test)]
@@ -38,8 +44,9 @@ mod tests {
     fn results_stand_in_order() {
         let items: Vec<usize> = (0..100).collect();
         for threads in [1, 2, 7] {
-            assert_eq!(map(threads, &items, |item| item * 2), (0..200).step_by(2).collect::<Vec<_>>());
+            let workers = Workers::new(threads).unwrap();
+            assert_eq!(workers.map(&items, |item| item * 2), (0..200).step_by(2).collect::<Vec<_>>());
+            assert!(workers.map(&[] as &[usize], |item| *item).is_empty());
         }
-        assert!(map(3, &[] as &[usize], |item| *item).is_empty());
     }
 }

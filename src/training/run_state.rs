@@ -14,20 +14,19 @@ use crate::{
     digest::Digest,
     editor::{
         Manifest,
-        folder::{self, BaseModel, write_whole},
+        folder::{self, BaseModel},
         mend::{METHOD, Mend},
     },
+    files::write_whole,
 };
 
 /// File of the state, in the run's folder.
-const STATE: &str = "state.safetensors";
-/// Metadata keys of the state: where the run is, its recipe, what it reads, and the digest of the file's tensors.
+pub(super) const STATE: &str = "state.safetensors";
+/// Metadata keys of the state: where the run is, what it was started with and on, and the digest of its tensors.
 const RUN: &str = "run";
 const RECIPE: &str = "recipe";
 const ORIGIN: &str = "origin";
 const DIGEST: &str = "digest";
-/// What the optimizer's tensors are called after.
-const ADAM: &str = "adam.";
 
 /// Training figures, means over some steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -109,41 +108,62 @@ pub struct RunState {
     pub pending: Vec<StepFigures>,
 }
 
+/// What a run was started on: it goes on with nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Origin {
+    pub model: Digest,
+    pub tail_blocks: usize,
+    pub train: Digest,
+    pub validation: Digest,
+    pub running_text: Option<Digest>,
+}
+
+impl Origin {
+    pub(super) fn of(inputs: &Inputs<'_>) -> Self {
+        Self {
+            model: inputs.model.digest(),
+            tail_blocks: inputs.model.network().shape().tail_blocks,
+            train: inputs.train.digest,
+            validation: inputs.validation.digest,
+            running_text: inputs.running_text.map(|text| Digest::of(text.as_bytes())),
+        }
+    }
+}
+
 impl RunState {
     /// Writes the state; the file appears whole or not at all.
     pub(super) fn save(
         &self,
         out: &Path,
-        inputs: &Inputs<'_>,
-        recipe: &Recipe,
-        (trainable, adam): (&Trainable, &Adam),
+        (recipe, origin): (&Recipe, &Origin),
+        trainable: &Trainable,
+        adam: &Adam,
     ) -> Result<(), TrainingError> {
-        let mut tensors = trainable.state()?;
-        tensors.extend(adam.state()?.into_iter().map(|(name, tensor)| (format!("{ADAM}{name}"), tensor)));
         let refused = |error: &dyn std::fmt::Display| TrainingError::Refused(format!("the state of the run: {error}"));
-        // TOML keeps every f64 as it is; JSON as it is read here does not.
-        let run = toml::to_string(self).map_err(|error| refused(&error))?;
-        let mut metadata = HashMap::from([
-            (RUN.to_owned(), run),
-            (RECIPE.to_owned(), serde_json::to_string(recipe).map_err(|error| refused(&error))?),
-            (ORIGIN.to_owned(), origin(inputs)),
-        ]);
+        let mut tensors = trainable.state()?;
+        tensors.extend(adam.state()?.into_iter().map(|(name, tensor)| (format!("adam.{name}"), tensor)));
         let data = safetensors::serialize(&tensors, None).map_err(|error| refused(&error))?;
-        metadata.insert(DIGEST.to_owned(), digest_of_data(&data).map_err(|error| refused(&error))?.to_string());
+        let digest = digest_of_data(&data).map_err(|error| refused(&error))?;
         drop(data);
+        // TOML gives back every f64 as it was; serde_json, as it is built here, may miss the last bit.
+        let metadata = HashMap::from([
+            (RUN.to_owned(), toml::to_string(self).map_err(|error| refused(&error))?),
+            (RECIPE.to_owned(), text(recipe)?),
+            (ORIGIN.to_owned(), text(origin)?),
+            (DIGEST.to_owned(), digest.to_string()),
+        ]);
         let bytes = safetensors::serialize(&tensors, Some(metadata)).map_err(|error| refused(&error))?;
         let io = |source| TrainingError::Io { what: out.join(STATE).display().to_string(), source };
         std::fs::create_dir_all(out).map_err(io)?;
         write_whole(&out.join(STATE), &bytes).map_err(io)
     }
 
-    /// Reads a state into `trainable` and `adam`; refuses one that is damaged, or of a run with another recipe, model or
-    /// data: it would go on as something else than it began.
+    /// Reads a state into `trainable` and `adam`; refuses one that is damaged, or was started as something else.
     pub(super) fn load(
         out: &Path,
-        inputs: &Inputs<'_>,
-        recipe: &Recipe,
-        (trainable, adam): (&mut Trainable, &mut Adam),
+        (recipe, origin): (&Recipe, &Origin),
+        trainable: &mut Trainable,
+        adam: &mut Adam,
     ) -> Result<Self, TrainingError> {
         let path = out.join(STATE);
         let refused = |why: String| TrainingError::Refused(format!("{}: {why}", path.display()));
@@ -152,16 +172,14 @@ impl RunState {
             std::fs::read(&path).map_err(|source| TrainingError::Io { what: path.display().to_string(), source })?;
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
         let metadata = header.metadata().clone().unwrap_or_default();
-        let get = |key: &str| metadata.get(key).ok_or_else(|| refused("it is not a training state".to_owned()));
-        let (found, said) = (digest_of_data(&bytes).map_err(|error| damaged(&error))?, get(DIGEST)?);
-        if found.to_string() != *said {
+        let get = |key: &str| metadata.get(key).ok_or_else(|| refused(format!("as a training state it has no {key}")));
+        let (found, said) = (digest_of_data(&bytes).map_err(|error| damaged(&error))?.to_string(), get(DIGEST)?);
+        if found != *said {
             return Err(damaged(&format!("the digest of its tensors is {found}, it says {said}")));
         }
-        let given = serde_json::to_string(recipe).map_err(|error| damaged(&error))?;
-        for (what, saved, given) in [("recipe", get(RECIPE)?, given), ("model and data", get(ORIGIN)?, origin(inputs))]
-        {
+        for (how, saved, given) in [("with", get(RECIPE)?, text(recipe)?), ("on", get(ORIGIN)?, text(origin)?)] {
             if *saved != given {
-                return Err(refused(format!("the run's {what} was {saved}, it can not go on with {given}")));
+                return Err(refused(format!("the run was started {how} {saved}, and can not go on {how} {given}")));
             }
         }
         let run = toml::from_str(get(RUN)?).map_err(|error| damaged(&error))?;
@@ -169,7 +187,7 @@ impl RunState {
         trainable.restore(&tensors)?;
         let moments = tensors
             .into_iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix(ADAM)?.to_owned(), tensor)))
+            .filter_map(|(name, tensor)| Some((name.strip_prefix("adam.")?.to_owned(), tensor)))
             .collect();
         adam.restore(&moments)?;
         Ok(run)
@@ -210,16 +228,9 @@ impl RunState {
     }
 }
 
-/// The model and the data that a run reads, as text to compare.
-fn origin(inputs: &Inputs<'_>) -> String {
-    json!({
-        "model": inputs.model.digest(),
-        "tail_blocks": inputs.model.network().shape().tail_blocks,
-        "data": inputs.train.digest,
-        "validation": inputs.validation.digest,
-        "running_text": Digest::of(inputs.running_text.unwrap_or_default().as_bytes()),
-    })
-    .to_string()
+/// What a run must be equal in to go on, as text: equal numbers print alike.
+fn text(value: &impl Serialize) -> Result<String, TrainingError> {
+    serde_json::to_string(value).map_err(|error| TrainingError::Refused(error.to_string()))
 }
 
 /// Digest of everything after the header of a safetensors file.

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::TrainingError;
 use crate::{
     digest::Digest,
-    editor::mend::{LEARNING_RATES, LayerNames, Mend, Statistics, slots},
+    editor::mend::{LAYERS, LEARNING_RATES, LayerNames, Mend, Statistics, slots},
     model::{EditableMatrix, capture::Captured},
 };
 
@@ -17,8 +17,6 @@ use crate::{
 const INITIAL_LEARNING_RATE: f64 = 1e-4;
 /// Name of the variable that scales the learning rates around it.
 const SCALES: &str = "edit_lr_scales";
-/// Layers of the network.
-const LAYERS: usize = 2;
 
 /// Variables and statistics of an editor in training.
 ///

@@ -1,6 +1,7 @@
 //! The training loop.
 
 use std::{
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -15,12 +16,13 @@ use super::{
     draw::Draw,
     optimizer::Adam,
     options::{Recipe, RunOptions},
-    parallel, plot,
-    run_state::{History, RunState, StepFigures},
+    parallel::Workers,
+    plot,
+    run_state::{History, Origin, RunState, STATE, StepFigures},
     trainable::Trainable,
     validate::{Validation, validate},
 };
-use crate::model::Model;
+use crate::{editor::folder::MANIFEST, model::Model};
 
 /// Windows of running text that a run draws from.
 const WINDOWS: usize = 4000;
@@ -68,8 +70,10 @@ pub fn train(inputs: &Inputs<'_>, recipe: &Recipe, options: &RunOptions) -> Resu
 struct Trainer<'a> {
     inputs: &'a Inputs<'a>,
     recipe: &'a Recipe,
+    origin: Origin,
     options: &'a RunOptions,
     states: HiddenStates,
+    workers: Workers,
     draw: Draw,
     validation: Vec<usize>,
     trainable: Trainable,
@@ -85,25 +89,32 @@ impl<'a> Trainer<'a> {
         if train.is_empty() || validation.is_empty() {
             return Err(TrainingError::Refused("training needs records, and others to validate on".to_owned()));
         }
+        if !options.resume {
+            refuse_to_overwrite(&options.out)?;
+        }
+        let origin = Origin::of(inputs);
         let records: Vec<_> = train.iter().chain(validation).cloned().collect();
         let tokenizer = inputs.model.tokenizer();
         let corpus = Corpus::new(tokenizer, &records, inputs.running_text, WINDOWS, recipe.seed)?;
-        let draw = Draw::new(recipe.clone(), train.len(), &corpus);
+        let draw = Draw::new(recipe.clone(), train.len(), &corpus)?;
         let bar = progress_bar();
-        let states = HiddenStates::open(inputs.model, corpus.texts, &options.cache, options.threads, &bar)?;
+        let workers = Workers::new(options.threads)?;
+        let states = HiddenStates::open(inputs.model, corpus.texts, &options.cache, &workers, &bar)?;
         let count = options.validation_records.min(validation.len());
         let mut trainable = Trainable::new(inputs.model.editable(), recipe.rank, recipe.seed)?;
         let mut adam = Adam::new(trainable.variables(recipe.learning_rate, recipe.lr_scale_rate));
         let run = match options.resume {
-            true => RunState::load(&options.out, inputs, recipe, (&mut trainable, &mut adam))?,
+            true => RunState::load(&options.out, (recipe, &origin), &mut trainable, &mut adam)?,
             false => RunState::default(),
         };
         Ok(Self {
             validation: (train.len()..train.len() + count).collect(),
             inputs,
             recipe,
+            origin,
             options,
             states,
+            workers,
             draw,
             trainable,
             adam,
@@ -145,9 +156,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn step(&mut self) -> Result<(), TrainingError> {
-        let (model, states, threads) = (self.inputs.model, &self.states, self.options.threads);
+        let (model, states, workers) = (self.inputs.model, &self.states, &self.workers);
         let parts = self.draw.batch(self.run.step).parts(PART);
-        let captured = parallel::map(threads, &parts, |part| batch::capture_edits(model, states, &part.edits));
+        let captured = workers.map(&parts, |part| batch::capture_edits(model, states, &part.edits));
         let captured = captured.into_iter().collect::<Result<Vec<_>, _>>()?;
         for captured in &captured {
             self.trainable.observe(captured)?;
@@ -155,7 +166,7 @@ impl<'a> Trainer<'a> {
         let mend = self.trainable.mend()?;
         let edits: usize = parts.iter().map(|part| part.edits.len()).sum();
         let work: Vec<_> = parts.iter().zip(&captured).collect();
-        let passed = parallel::map(threads, &work, |(part, captured)| {
+        let passed = workers.map(&work, |(part, captured)| {
             let outcome = batch::run(model, states, &mend, part, captured, self.recipe.weights())?;
             let share = (outcome.loss.clone() * (part.edits.len() as f64 / edits as f64))?;
             Ok::<_, TrainingError>((self.adam.gradients(&share.backward()?)?, outcome))
@@ -166,7 +177,10 @@ impl<'a> Trainer<'a> {
         if !figures.loss.is_finite() {
             return Err(TrainingError::Diverged { step: self.run.step });
         }
-        self.adam.update(gradients, self.recipe.schedule(self.run.step), self.recipe.clip)?;
+        let norm = self.adam.update(gradients, self.recipe.schedule(self.run.step), self.recipe.clip)?;
+        if !norm.is_finite() {
+            return Err(TrainingError::Diverged { step: self.run.step });
+        }
         self.run.step += 1;
         self.record(figures);
         Ok(())
@@ -189,8 +203,7 @@ impl<'a> Trainer<'a> {
     fn validate(&mut self) -> Result<(), TrainingError> {
         let mend = self.trainable.mend()?;
         let weights = self.recipe.weights();
-        let figures =
-            validate(self.inputs.model, &self.states, &mend, &self.validation, weights, self.options.threads)?;
+        let figures = validate(self.inputs.model, &self.states, &mend, &self.validation, weights, &self.workers)?;
         let figures = Validation { step: self.run.step, ..figures };
         let better = self.run.history.push(figures);
         self.bar.suspend(|| println!("{}", describe(&figures, better)));
@@ -201,8 +214,20 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&self) -> Result<(), TrainingError> {
-        self.run.save(&self.options.out, self.inputs, self.recipe, (&self.trainable, &self.adam))?;
+        self.run.save(&self.options.out, (self.recipe, &self.origin), &self.trainable, &self.adam)?;
         plot::write(&self.run.history, &self.options.out.join("loss.svg"))
+    }
+}
+
+/// A finished or stopped run is worth hours: it is never overwritten because a flag was forgotten.
+fn refuse_to_overwrite(out: &Path) -> Result<(), TrainingError> {
+    let held = [STATE, MANIFEST].into_iter().find(|name| out.join(name).exists());
+    match held {
+        Some(name) => Err(TrainingError::Refused(format!(
+            "{} has a {name} already; go on with it by --resume, or name another --out",
+            out.display()
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     batch::{self, BatchPlan, LocalityOutcome, Weights},
     cache::HiddenStates,
     corpus::Corpus,
-    parallel,
+    parallel::Workers,
 };
 use crate::{editor::mend::Mend, model::Model};
 
@@ -32,7 +32,8 @@ pub struct Validation {
     /// The same on another record's.
     pub other_kl: f64,
     pub other_unchanged: f64,
-    /// The objective: lower is better.
+    /// The weighted sum of both, with neighbours and others in equal parts and at the positions that predict the answer
+    /// alone: what runs are compared by, lower is better.
     pub loss: f64,
 }
 
@@ -43,14 +44,14 @@ pub fn validate(
     mend: &Mend,
     records: &[usize],
     weights: Weights,
-    threads: usize,
+    workers: &Workers,
 ) -> Result<Validation, TrainingError> {
     let other = |place: usize| records[(place + records.len() / 2) % records.len()];
     let locality = (records.iter().enumerate())
         .flat_map(|(place, &record)| [record, other(place)].map(|r| (place as u32, Corpus::locality(r))))
         .collect();
     let plan = BatchPlan { edits: records.to_vec(), locality };
-    let outcomes = parallel::map(threads, &plan.parts(BATCH), |part| {
+    let outcomes = workers.map(&plan.parts(BATCH), |part| {
         let captured = batch::capture_edits(model, states, &part.edits)?;
         batch::run(model, states, mend, part, &captured, weights)
     });

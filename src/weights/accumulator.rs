@@ -7,10 +7,14 @@ use rayon::prelude::*;
 use super::{
     Contribution, WeightsError,
     contribution::{Part, Values, row},
+    digest::digest_of,
     fixed,
     kernel::{self, Conversion, Direction, Moves, Rows},
 };
-use crate::model::{DenseMatrices, EditableMatrix};
+use crate::{
+    digest::Digest,
+    model::{DenseMatrices, EditableMatrix},
+};
 
 /// Elements of a matrix handled by one task of the thread pool.
 const TASK_ELEMENTS: usize = 64 * 1024;
@@ -22,8 +26,8 @@ const BOUND_CEILING: f64 = (1_u128 << 100) as f64;
 ///
 /// Law 2 (a version is a set of active edits; its weights are a function of that set alone, bit for bit): each
 /// contribution's value at an element is rounded to a step once, by a rule that depends on the contribution alone;
-/// integers add exactly and in any order, and subtracting undoes adding. What can not be held is refused before anything
-/// changes; nothing ever wraps.
+/// integers add exactly and in any order, and subtracting undoes adding. What can not be held is refused before
+/// anything changes; nothing ever wraps.
 #[derive(Debug, Clone)]
 pub struct Accumulator {
     shapes: Arc<[EditableMatrix]>,
@@ -93,6 +97,13 @@ impl Accumulator {
         weights
     }
 
+    /// Digest of [`Accumulator::weights`], without making them.
+    pub fn digest(&self) -> Digest {
+        digest_of(&self.shapes, |matrix, range, values| {
+            kernel::write_weights(values, &self.base[matrix][range.clone()], &self.sums[matrix][range]);
+        })
+    }
+
     fn sweep(
         &mut self,
         removed: &[&Contribution],
@@ -113,8 +124,8 @@ impl Accumulator {
         Ok(())
     }
 
-    /// Decides how a matrix takes its moves, or that it can not. The bounds settle almost every case; only where they do not
-    /// is each element looked at.
+    /// Decides how a matrix takes its moves, or that it can not. The bounds settle almost every case; only where they
+    /// do not is each element looked at.
     fn plan(&self, matrix: usize, moves: &Moves<'_>) -> Result<Plan, WeightsError> {
         let mut plan = Plan { conversion: Conversion::Narrow, bound: self.bounds[matrix] };
         let mut most = plan.bound;

@@ -130,6 +130,7 @@ proptest! {
             weights_digest(&shapes(), &direct.weights()),
             weights_digest(&shapes(), &wandering.weights())
         );
+        prop_assert_eq!(direct.digest(), weights_digest(&shapes(), &direct.weights()));
         let mut together = empty();
         together.change(&[], &set).unwrap();
         prop_assert_eq!(&together.sums, &direct.sums);

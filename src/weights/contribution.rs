@@ -4,7 +4,7 @@
 //! u32 d_out, u32 d_in, then f32s: low rank `left [n, d_out]` and `right [n, d_in]`, dense `[d_out, d_in]` (its n is
 //! d_out). The last digit of the magic is the version of this layout.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::WeightsError;
 use crate::{
@@ -102,20 +102,18 @@ impl Contribution {
     }
 
     /// Frobenius norm of what is added to a matrix. For low rank, `||L^T R||^2 = sum_ij (L L^T)_ij (R R^T)_ij` over the
-    /// `n x n` Gram matrices, so the dense product is never formed.
-    pub fn norm(&self, matrix: usize) -> f32 {
+    /// `n x n` Gram matrices, so the dense product is never formed. In f64, because terms that cancel leave little.
+    pub fn norm(&self, matrix: usize) -> Result<f32, WeightsError> {
         let part = &self.parts[matrix];
         let square = match &part.values {
             Values::Dense(values) => dot(values, values),
-            Values::LowRank { left, right } => (0..part.n)
-                .flat_map(|i| (0..part.n).map(move |j| (i, j)))
-                .map(|(i, j)| {
-                    dot(row(left, part.d_out, i), row(left, part.d_out, j))
-                        * dot(row(right, part.d_in, i), row(right, part.d_in, j))
-                })
-                .sum(),
+            Values::LowRank { .. } if part.n == 0 => 0.0,
+            Values::LowRank { left, right } => {
+                let (left, right) = (gram(left, part.d_out)?, gram(right, part.d_in)?);
+                (left * right)?.sum_all()?.to_scalar::<f64>()?
+            }
         };
-        square.max(0.0).sqrt() as f32
+        Ok(square.max(0.0).sqrt() as f32)
     }
 
     /// How many rank-one terms a matrix receives; for a dense part, the most it can be.
@@ -207,6 +205,12 @@ fn host(tensor: &Tensor) -> Result<Vec<f32>, WeightsError> {
 /// Row `i` of a row-major matrix of this width.
 pub(super) fn row(values: &[f32], width: usize, i: usize) -> &[f32] {
     &values[i * width..(i + 1) * width]
+}
+
+/// `A A^T` in f64, for `A [n, width]`: as a product of matrices, which is blocked and spread over the cores.
+fn gram(values: &[f32], width: usize) -> candle_core::Result<Tensor> {
+    let rows = Tensor::from_slice(values, (values.len() / width, width), &Device::Cpu)?.to_dtype(DType::F64)?;
+    rows.matmul(&rows.t()?)
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {

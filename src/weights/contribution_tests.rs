@@ -38,9 +38,29 @@ fn norm_through_gram_matrices_is_that_of_the_product() {
     // Each element of the product, written out from the factors in `sample`.
     let product: [f64; 6] = [1. - 0.25, 2. + 2., -2. - 0.125, -4. + 1., 3. + 0.5, 6. - 4.];
     let square: f64 = product.iter().map(|value| value * value).sum();
-    assert!((f64::from(contribution.norm(0)) - square.sqrt()).abs() < 1e-6);
-    assert!((contribution.norm(1) - 91_f32.sqrt()).abs() < 1e-6);
+    assert!((f64::from(contribution.norm(0).unwrap()) - square.sqrt()).abs() < 1e-6);
+    assert!((contribution.norm(1).unwrap() - 91_f32.sqrt()).abs() < 1e-6);
     assert_eq!((contribution.rank(0), contribution.rank(1)), (2, 2));
+}
+
+#[test]
+fn the_norm_of_a_long_edit_is_quick_and_that_of_the_product() {
+    let (n, d_out, d_in) = (576, 96, 160);
+    let value = |i: usize| ((i * 7919) % 2003) as f32 / 2003.0 - 0.5;
+    let left: Vec<f32> = (0..n * d_out).map(value).collect();
+    let right: Vec<f32> = (0..n * d_in).map(|i| value(i + 11)).collect();
+    let (left, right) = (tensor(&left, (n, d_out)), tensor(&right, (n, d_in)));
+    let product = left.t().unwrap().matmul(&right).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let expected = dot(&product, &product).sqrt();
+    let contribution = Contribution::from_delta(&Delta(vec![MatrixDelta::LowRank { left, right }])).unwrap();
+    let norm = f64::from(contribution.norm(0).unwrap());
+    assert!((norm - expected).abs() < 1e-5 * expected, "{norm} {expected}");
+}
+
+#[test]
+fn nothing_has_no_norm() {
+    let part = Part { n: 0, d_out: 3, d_in: 2, values: Values::LowRank { left: Vec::new(), right: Vec::new() } };
+    assert_eq!(Contribution { parts: vec![part] }.norm(0).unwrap(), 0.0);
 }
 
 #[test]

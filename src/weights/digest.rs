@@ -1,5 +1,7 @@
 //! The two names of a version: one over the bits of its weights, one over the set that it is.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::{digest::Digest, model::EditableMatrix};
@@ -12,7 +14,15 @@ const FLOATS: usize = 16 * 1024;
 /// bits in row-major order. The matrices are hashed in parallel.
 pub fn weights_digest(shapes: &[EditableMatrix], weights: &[Vec<f32>]) -> Digest {
     assert_eq!(shapes.len(), weights.len(), "one vector per editable matrix");
-    let hashes: Vec<[u8; 32]> = weights.par_iter().map(|values| hash_values(values)).collect();
+    digest_of(shapes, |matrix, range, values| values.copy_from_slice(&weights[matrix][range]))
+}
+
+/// [`weights_digest`] of weights that `fill` writes a piece at a time: `(matrix, elements, where to)`.
+pub(super) fn digest_of(shapes: &[EditableMatrix], fill: impl Fn(usize, Range<usize>, &mut [f32]) + Sync) -> Digest {
+    let hash = |(matrix, shape): (usize, &EditableMatrix)| {
+        hash_values(shape.d_out * shape.d_in, |range, values| fill(matrix, range, values))
+    };
+    let hashes: Vec<[u8; 32]> = shapes.par_iter().enumerate().map(hash).collect();
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"amend weights 1");
     hasher.update(&(shapes.len() as u64).to_le_bytes());
@@ -26,12 +36,16 @@ pub fn weights_digest(shapes: &[EditableMatrix], weights: &[Vec<f32>]) -> Digest
     Digest(*hasher.finalize().as_bytes())
 }
 
-fn hash_values(values: &[f32]) -> [u8; 32] {
+fn hash_values(count: usize, fill: impl Fn(Range<usize>, &mut [f32])) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
+    let mut values = vec![0.0; FLOATS.min(count)];
     let mut bytes = Vec::with_capacity(FLOATS * 4);
-    for chunk in values.chunks(FLOATS) {
+    for start in (0..count).step_by(FLOATS) {
+        let range = start..(start + FLOATS).min(count);
+        let values = &mut values[..range.len()];
+        fill(range, values);
         bytes.clear();
-        bytes.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         hasher.update(&bytes);
     }
     *hasher.finalize().as_bytes()
@@ -76,7 +90,8 @@ mod tests {
     fn a_matrix_longer_than_a_chunk_hashes_as_its_bytes() {
         let values: Vec<f32> = (0..FLOATS * 2 + 5).map(|i| i as f32).collect();
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        assert_eq!(hash_values(&values), *blake3::hash(&bytes).as_bytes());
+        let hash = hash_values(values.len(), |range, out| out.copy_from_slice(&values[range]));
+        assert_eq!(hash, *blake3::hash(&bytes).as_bytes());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The fixed point in which deltas are summed: 64 bits, 2^-40 a step.
 //!
-//! A step is 9.1e-13: four orders of magnitude under half a unit in the last place of a typical weight (1e-2 in f32),
-//! so what rounding loses can not be seen in the weights. The range is +-2^23 = 8.4e6: four orders above any weight
-//! of a working network. Rounding is to nearest, ties to even, once per contribution and element.
+//! A step is 9.1e-13. Half a unit in the last place of a typical weight (1e-2 in f32) is 2^-31 = 4.7e-10,
+//! which is 512 steps, and rounding loses half a step at most: it can not be seen in the weights. The range is +-2^23 =
+//! 8.4e6: four orders above any weight of a working network. Rounding is to nearest, ties to even, once per contribution
+//! and element.
 
 /// Bits after the binary point.
 const FRACTION_BITS: i32 = 40;
@@ -16,8 +17,8 @@ pub const LIMIT: f64 = (1_u64 << (63 - FRACTION_BITS)) as f64;
 /// Up to this magnitude [`narrow`] is exact; `2^51` steps.
 pub const NARROW_LIMIT: f64 = (1_u64 << (51 - FRACTION_BITS)) as f64;
 
-/// `1.5 * 2^52`: adding it to an f64 of magnitude under `2^51` leaves that number, rounded to an integer (ties to even),
-/// in the low bits of the mantissa.
+/// `1.5 * 2^52`: adding it to an f64 of magnitude under `2^51` leaves that number, rounded to an integer (ties to
+/// even), in the low bits of the mantissa.
 const MAGIC: f64 = 6_755_399_441_055_744.0;
 
 /// Steps nearest to `value`, for magnitudes under [`NARROW_LIMIT`]. The same number as [`wide`], without the conversion
@@ -40,8 +41,8 @@ pub fn fits(value: f32) -> bool {
     f64::from(value).abs() < LIMIT
 }
 
-/// The weight that a base weight becomes under a sum of steps. With no steps it is the base weight, bit for bit: the sum is
-/// negated and subtracted because `-0.0 - 0.0` is `-0.0`, where `-0.0 + 0.0` is not.
+/// The weight that a base weight becomes under a sum of steps. With no steps it is the base weight, bit for bit: the
+/// sum is negated and subtracted because `-0.0 - 0.0` is `-0.0`, where `-0.0 + 0.0` is not.
 #[inline(always)]
 pub fn weight(base: f32, steps: i64) -> f32 {
     (f64::from(base) - steps.wrapping_neg() as f64 * (1.0 / SCALE)) as f32

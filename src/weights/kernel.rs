@@ -1,8 +1,8 @@
 //! The loop over elements: how much a contribution adds to each, in steps of the fixed point.
 //!
-//! An element's value is the f32 sum of its rank-one terms' products, in row order, each product and each sum rounded (Rust
-//! never contracts them into a fused multiply-add, and vectors across `d_in` do not change the order within an element). So
-//! it is the same on every machine, for every block size and thread count.
+//! An element's value is the f32 sum of its rank-one terms' products, in row order, each product and each sum rounded
+//! (Rust never contracts them into a fused multiply-add, and vectors across `d_in` do not change the order within an
+//! element). So it is the same on every machine, for every block size and thread count.
 
 use std::ops::Range;
 

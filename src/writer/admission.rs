@@ -38,7 +38,13 @@ pub fn admit(
         }
         admitted.push(edit);
     }
+    tokens_at_most("edits", tokens(&admitted), config.max_submission_tokens)?;
     Ok(admitted)
+}
+
+/// Tokens of the edits' own prompts and targets.
+pub fn tokens(edits: &[AdmittedEdit]) -> usize {
+    edits.iter().map(|edit| edit.passage.ids.len()).sum()
 }
 
 struct Admission<'a> {
@@ -57,6 +63,9 @@ impl Admission<'_> {
         self.config.limits(&request.guard).check(&self.field("guard."))?;
         at_most(self.field("paraphrases"), request.paraphrases.len(), self.config.max_paraphrases)?;
         at_most(self.field("locality"), request.locality.len(), self.config.max_locality)?;
+        if let Some(note) = &request.note {
+            self.bytes("note", note, self.config.max_note_bytes)?;
+        }
         let target = Some(("target".to_owned(), request.target.as_str()));
         Ok(AdmittedEdit {
             id: Uuid::now_v7(),
@@ -102,7 +111,11 @@ impl Admission<'_> {
         if text.trim().is_empty() {
             return invalid(self.field(field), "must not be empty");
         }
-        let (given, limit) = (text.len(), self.config.max_text_bytes);
+        self.bytes(field, text, self.config.max_text_bytes)
+    }
+
+    fn bytes(&self, field: &str, text: &str, limit: usize) -> Result<(), WriterError> {
+        let given = text.len();
         if given > limit {
             return invalid(self.field(field), format!("length in bytes must be <= {limit}, given {given}"));
         }

@@ -65,23 +65,32 @@ pub trait Bench: Texts + 'static {
     /// How a reading likes its text's target.
     fn figures(&self, text: &Self::Text, reading: &Self::Reading) -> Result<TargetFigures, String>;
 
-    /// Mean KL divergence (nats) from one reading of a text to another, and whether the most probable token stayed the same at
-    /// every position.
+    /// Mean KL divergence (nats) from one reading of a text to another, and whether the most probable token stayed the
+    /// same at every position.
     fn divergence(&self, before: &Self::Reading, after: &Self::Reading) -> Result<(f32, bool), String>;
 }
 
-/// Splits texts into runs that fit one pass each: a run's passages have `budget` tokens together, targets counted
-/// twice (their logits weigh as much as their activations), or the run is a single passage.
+/// Longest text for which a pass may spend its whole budget of tokens: attention weighs `tokens x longest` pairs, so
+/// longer texts share a pass with fewer others.
+const FULL_WIDTH: usize = 512;
+
+/// Rows of logits (one per target position, as wide as the vocabulary) in one pass.
+const PASS_TARGETS: usize = 128;
+
+/// Splits texts into runs that fit one pass each, in order. Attention pads every text of a pass to the longest, so a run
+/// of `n` texts costs `n x longest` tokens (at most `budget`), `n x longest^2` pairs (at most `budget` times
+/// [`FULL_WIDTH`]) and a row of logits per target position (at most [`PASS_TARGETS`]); or the run is a single text.
 pub fn passes<'a>(passages: impl Iterator<Item = &'a Passage>, budget: usize) -> Vec<std::ops::Range<usize>> {
     let mut runs = Vec::new();
-    let (mut start, mut end, mut spent) = (0, 0, 0);
+    let (mut start, mut end, mut longest, mut targets) = (0, 0, 0, 0);
     for passage in passages {
-        let cost = passage.ids.len() + passage.target.len();
-        if end > start && spent + cost > budget {
+        let (wider, more) = (passage.ids.len().max(longest), targets + passage.target.len());
+        if end > start && !fits(end - start + 1, wider, more, budget) {
             runs.push(start..end);
-            (start, spent) = (end, 0);
+            (start, longest, targets) = (end, passage.ids.len(), passage.target.len());
+        } else {
+            (longest, targets) = (wider, more);
         }
-        spent += cost;
         end += 1;
     }
     if end > start {
@@ -90,15 +99,56 @@ pub fn passes<'a>(passages: impl Iterator<Item = &'a Passage>, budget: usize) ->
     runs
 }
 
+fn fits(texts: usize, longest: usize, targets: usize, budget: usize) -> bool {
+    let tokens = texts.saturating_mul(longest);
+    let pairs = tokens.saturating_mul(longest);
+    tokens <= budget && pairs <= budget.saturating_mul(FULL_WIDTH) && targets <= PASS_TARGETS
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    fn texts(sizes: &[(usize, usize)]) -> Vec<Passage> {
+        let text = |&(prompt, target): &(usize, usize)| Passage {
+            ids: vec![0; prompt + target],
+            target: prompt..prompt + target,
+        };
+        sizes.iter().map(text).collect()
+    }
+
     #[test]
-    fn runs_cover_everything_within_the_budget() {
-        let passages: Vec<Passage> =
-            [3, 3, 20, 1, 1].iter().map(|&n| Passage { ids: vec![0; n + 1], target: n..n + 1 }).collect();
-        assert_eq!(passes(passages.iter(), 10), [0..2, 2..3, 3..5]);
+    fn a_long_text_takes_few_short_ones_along() {
+        assert_eq!(passes(texts(&[(3, 1), (3, 1), (20, 1), (1, 1), (1, 1)]).iter(), 10), [0..2, 2..3, 3..5]);
+        let mut sizes = vec![(511, 1)];
+        sizes.extend([(1, 1); 500]);
+        let runs = passes(texts(&sizes).iter(), 2048);
+        assert_eq!(runs[..2], [0..4, 4..132], "four of the longest's width, then as many as have targets");
         assert!(passes([].iter(), 10).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn every_pass_is_within_the_budget_or_a_single_text(
+            sizes in proptest::collection::vec((1_usize..1500, 1_usize..65), 0..80), budget in 1_usize..5000,
+        ) {
+            let texts = texts(&sizes);
+            let runs = passes(texts.iter(), budget);
+            let mut next = 0;
+            for run in runs {
+                prop_assert!(run.start == next && run.end > next, "every text is in one run, in order");
+                next = run.end;
+                let run = &texts[run];
+                let longest = run.iter().map(|text| text.ids.len()).max().unwrap_or(0);
+                let targets: usize = run.iter().map(|text| text.target.len()).sum();
+                let padded = run.len() * longest;
+                prop_assert!(
+                    run.len() == 1 || (padded <= budget && padded * longest <= budget * 512 && targets <= 128)
+                );
+            }
+            prop_assert_eq!(next, texts.len());
+        }
     }
 }

@@ -21,7 +21,8 @@ use crate::{
 const OK: u16 = 200;
 
 impl<B: Bench> Task<B> {
-    /// The way of a change, to its answer. Whatever this returns, the sums are those of the newest version when it does.
+    /// The way of a change, to its answer. Whatever this returns, the sums are those of the newest version when it
+    /// does.
     pub(super) fn change_turn(&mut self, job: &ChangeJob) -> Result<Answer<VersionReport>, WriterError> {
         self.reconcile()?;
         if let Some(row) = self.tools.recorded(job.idempotency.as_ref())? {

@@ -9,14 +9,14 @@ pub struct WriterConfig {
     pub queue_capacity: usize,
     /// Edits captured together at most.
     pub capture_batch: usize,
-    /// Tokens (of passages, targets counted twice) in one pass through the model at most, unless a single text has more.
-    /// Bounds the memory of capture and of the guard.
+    /// Tokens in one pass through the model at most, every text counted as long as the longest of the pass, unless a
+    /// single text has more. Bounds the memory of capture and of the guard.
     pub pass_tokens: usize,
-    /// The guard's own least probability per target token on the edit's prompt. By default 0.5: then the target is more probable than
-    /// everything else together, so the edit took. None asks nothing.
+    /// The guard's own least probability per target token on the edit's prompt. By default none: a sum of many edits
+    /// weakens each of them, and a service that began to refuse after some edits would surprise more than the figures in
+    /// its answers do.
     pub min_probability: Option<f32>,
-    /// The guard's own largest KL divergence of a locality probe, nats. By default 1.0, which only gross damage
-    /// reaches. None asks nothing.
+    /// The guard's own largest KL divergence of a locality probe, nats. By default none.
     pub max_kl: Option<f32>,
     /// Tokens of a prompt, a paraphrase or a probe's prompt.
     pub max_prompt_tokens: usize,
@@ -24,6 +24,11 @@ pub struct WriterConfig {
     pub max_target_tokens: usize,
     /// Bytes of any one text, so that nothing absurd reaches the tokenizer.
     pub max_text_bytes: usize,
+    /// Bytes of a note, which the log keeps for ever.
+    pub max_note_bytes: usize,
+    /// Tokens of the prompts and targets of a submission's edits together, and of those captured together: what the
+    /// writer holds of each until its turn grows with them.
+    pub max_submission_tokens: usize,
     pub max_paraphrases: usize,
     pub max_locality: usize,
     /// Edits of one submission.
@@ -41,11 +46,13 @@ impl Default for WriterConfig {
             queue_capacity: 256,
             capture_batch: 64,
             pass_tokens: 2048,
-            min_probability: Some(0.5),
-            max_kl: Some(1.0),
+            min_probability: None,
+            max_kl: None,
             max_prompt_tokens: 512,
             max_target_tokens: 64,
             max_text_bytes: 16 * 1024,
+            max_note_bytes: 4096,
+            max_submission_tokens: 4096,
             max_paraphrases: 16,
             max_locality: 32,
             max_edits_per_batch: 64,
@@ -65,6 +72,7 @@ impl WriterConfig {
             ("max_prompt_tokens", self.max_prompt_tokens),
             ("max_target_tokens", self.max_target_tokens),
             ("max_text_bytes", self.max_text_bytes),
+            ("max_submission_tokens", self.max_submission_tokens),
             ("max_edits_per_batch", self.max_edits_per_batch),
         ];
         if let Some((field, _)) = sizes.iter().find(|(_, size)| *size == 0) {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     edit_log::{IdempotencyRow, NewEdit, NewVersion, Outcome, Removal, VersionKind},
-    weights::{Contribution, Version},
+    weights::{Contribution, Version, WeightsError},
 };
 
 /// Status under which an applied submission's answer is kept for its idempotency key.
@@ -28,18 +28,16 @@ pub struct Verdict {
 
 impl<B: Bench> EditTurn<'_, B> {
     /// What a contribution adds to each matrix.
-    pub fn delta_reports(&self, contribution: &Contribution) -> Vec<DeltaReport> {
+    pub fn delta_reports(&self, contribution: &Contribution) -> Result<Vec<DeltaReport>, WeightsError> {
         let matrices = self.tools.bench.foundation().shapes.into_iter().enumerate();
-        let report = |(m, shape): (usize, crate::model::EditableMatrix)| DeltaReport {
-            matrix: shape.name,
-            norm: contribution.norm(m),
-            rank: contribution.rank(m),
+        let report = |(m, shape): (usize, crate::model::EditableMatrix)| {
+            Ok(DeltaReport { matrix: shape.name, norm: contribution.norm(m)?, rank: contribution.rank(m) })
         };
         matrices.map(report).collect()
     }
 
-    /// The submission's report, as applied to `version` or, if the guard objects to any edit, as rejected. An applied submission
-    /// becomes `version`; all others were only tried on the version before.
+    /// The submission's report, as applied to `version` or, if the guard objects to any edit, as rejected. An applied
+    /// submission becomes `version`; all others were only tried on the version before.
     pub fn report(
         &self,
         parts: &[Computed<B>],
@@ -80,17 +78,18 @@ impl<B: Bench> EditTurn<'_, B> {
         BatchReport { version: number, digest: version.digest, edits: edits.map(report).collect() }
     }
 
-    /// The row of an applied submission. Its phases end before the commit, whose time can not be part of what it writes.
+    /// The row of an applied submission. Its phases end before the commit, whose time can not be part of what it
+    /// writes.
     pub fn row(
         &self,
-        parts: &[Computed<B>],
+        parts: Vec<Computed<B>>,
         replaced: &[Option<Uuid>],
         version: &Version,
         report: &BatchReport,
     ) -> Result<NewVersion, WriterError> {
         let mut edits = self.rows(report, |_| Outcome::Applied)?;
         for (edit, part) in edits.iter_mut().zip(parts) {
-            edit.contribution = Some(part.bytes.clone());
+            edit.contribution = Some(part.bytes);
         }
         let removed = self.job.edits.iter().zip(replaced).filter_map(|(edit, replaced)| {
             replaced.map(|edit_replaced| Removal { edit: edit_replaced, superseded_by: Some(edit.id) })
@@ -119,7 +118,14 @@ impl<B: Bench> EditTurn<'_, B> {
     /// Writes down a turn that ended without a version, and what to answer. A dry run leaves no trace.
     pub fn explain(&self, stop: Stop) -> WriterError {
         match stop {
-            Stop::Error(error) => error,
+            Stop::Error(error) => {
+                // Someone may look for the edits by ids that were given out. After a commit whose fate is open they
+                // may be in the log already, which then refuses this.
+                if let Err(unrecorded) = self.record_failure(None, &error.to_string()) {
+                    tracing::warn!(id = %self.job.edits[0].id, %error, %unrecorded, "a refused edit is not in the log");
+                }
+                error
+            }
             Stop::Rejected(mut report) => {
                 self.finish(&mut report, "rejected");
                 let reasons = report.edits.iter().filter_map(|edit| edit.reason.as_deref());
@@ -128,21 +134,23 @@ impl<B: Bench> EditTurn<'_, B> {
                 match self.rows(&report, outcome).and_then(|rows| self.record(rows)) {
                     Err(error) => error,
                     Ok(()) => {
+                        report.name_every_phase();
                         let batch = self.job.submission.batch;
                         WriterError::Rejected { reason, report: Box::new(report), batch }
                     }
                 }
             }
             Stop::Failed { index, message } => {
-                let id = self.job.edits[index].id;
-                match self.record_failure(index, &message) {
+                let id = self.job.edits[index.unwrap_or(0)].id;
+                let message = self.located(index, message);
+                match self.record_failed(index, &message) {
                     Err(error) => error,
                     Ok(()) => WriterError::Failed { id, message },
                 }
             }
             Stop::Overflow { matrix, limit } => {
                 let error = WriterError::Overflow { matrix, limit };
-                self.record_failure(0, &error.to_string()).err().unwrap_or(error)
+                self.record_failed(None, &self.located(None, error.to_string())).err().unwrap_or(error)
             }
         }
     }
@@ -165,9 +173,17 @@ impl<B: Bench> EditTurn<'_, B> {
             capture,
             editor,
             guard: guard_ms,
-            commit: 0.0,
-            publish: 0.0,
+            commit: None,
+            publish: None,
             total: millis(self.job.received),
+        }
+    }
+
+    /// A message that says so where it is about one of several edits, but not known which.
+    fn located(&self, index: Option<usize>, message: String) -> String {
+        match index {
+            None if self.job.edits.len() > 1 => format!("{message} (this or another edit of the batch)"),
+            _ => message,
         }
     }
 
@@ -184,11 +200,19 @@ impl<B: Bench> EditTurn<'_, B> {
         reports.map(|(i, edit)| self.new_edit(i, value(edit)?, outcome(edit))).collect()
     }
 
-    fn record_failure(&self, index: usize, message: &str) -> Result<(), WriterError> {
+    fn record_failed(&self, index: Option<usize>, message: &str) -> Result<(), WriterError> {
         self.tools.shared.count("failed", self.job.edits.len());
-        tracing::warn!(id = %self.job.edits[index].id, message, "an edit failed");
+        tracing::warn!(id = %self.job.edits[index.unwrap_or(0)].id, message, "an edit failed");
+        self.record_failure(index, message)
+    }
+
+    /// Writes the message down for the edit that it is about, or for all.
+    fn record_failure(&self, index: Option<usize>, message: &str) -> Result<(), WriterError> {
         let row = |i: usize| {
-            let reason = if i == index { message.to_owned() } else { self.not_alone("failed", index) };
+            let reason = match index {
+                Some(index) if index != i => self.not_alone("failed", index),
+                _ => message.to_owned(),
+            };
             let total = millis(self.job.received);
             let report = json!({
                 "id": self.job.edits[i].id, "status": "failed", "reason": reason,
@@ -239,16 +263,10 @@ fn observe_figures(metrics: &crate::telemetry::Metrics, figures: &Measured) {
 
 fn observe_phases(metrics: &crate::telemetry::Metrics, phases: &PhasesMs) {
     let PhasesMs { queue, capture, editor, guard, commit, publish, total } = *phases;
-    let named = [
-        ("queue", queue),
-        ("capture", capture),
-        ("editor", editor),
-        ("guard", guard),
-        ("commit", commit),
-        ("publish", publish),
-        ("total", total),
-    ];
-    for (phase, ms) in named {
+    let named = [("queue", queue), ("capture", capture), ("editor", editor), ("guard", guard), ("total", total)];
+    let reached = [("commit", commit), ("publish", publish)];
+    let reached = reached.into_iter().filter_map(|(phase, ms)| ms.map(|ms| (phase, ms)));
+    for (phase, ms) in named.into_iter().chain(reached) {
         metrics.edit_duration.with_label_values(&[phase]).observe(ms / 1e3);
     }
 }

@@ -22,7 +22,6 @@ use crate::{
 /// An edit whose contribution is computed.
 pub struct Computed<B: Bench> {
     text: B::Text,
-    contribution: Contribution,
     pub bytes: Vec<u8>,
     pub digest: Digest,
     pub delta: Vec<DeltaReport>,
@@ -32,13 +31,13 @@ pub struct Computed<B: Bench> {
 
 /// Why a turn ended without a version.
 pub enum Stop {
-    /// Computing this edit of the submission failed.
-    Failed { index: usize, message: String },
+    /// Computing failed, at this edit of the submission if that is known.
+    Failed { index: Option<usize>, message: String },
     /// A sum would leave its range.
     Overflow { matrix: String, limit: f64 },
     /// The guard refused at least one edit.
     Rejected(BatchReport),
-    /// The log failed.
+    /// The set is another than the one asked for, the service ends, or the log failed.
     Error(WriterError),
 }
 
@@ -57,34 +56,43 @@ pub struct EditTurn<'a, B: Bench> {
 }
 
 impl<B: Bench> Task<B> {
-    /// The way of a submission, from its captured factors to its answer. Whatever this returns, the sums are those of the
-    /// newest version when it does.
+    /// The way of a submission, from its captured factors to its answer. Whatever this returns, the sums are those of
+    /// the newest version when it does.
     pub(super) fn edit_turn(
         &mut self,
         job: &EditJob,
         captured: Vec<Result<Captured<B>, String>>,
     ) -> Result<Answer<BatchReport>, WriterError> {
-        let turn = EditTurn { tools: self.tools.clone(), job, waited_ms: millis(job.received) };
+        let turn = EditTurn::new(&self.tools, job);
+        self.try_turn(&turn, captured).map_err(|stop| turn.explain(stop))
+    }
+
+    fn try_turn(
+        &mut self,
+        turn: &EditTurn<'_, B>,
+        captured: Vec<Result<Captured<B>, String>>,
+    ) -> Result<Answer<BatchReport>, Stop> {
         self.reconcile()?;
-        if let Some(row) = self.tools.recorded(job.submission.idempotency.as_ref())? {
+        if let Some(row) = self.tools.recorded(turn.job.submission.idempotency.as_ref())? {
             return Ok(Answer::Recorded(row));
         }
-        self.expect(job.submission.expected_version)?;
-        match self.make_version(&turn, captured) {
-            Ok(report) => Ok(Answer::Fresh(report)),
-            Err(stop) => Err(turn.explain(stop)),
-        }
+        self.expect(turn.job.submission.expected_version)?;
+        let mut report = self.make_version(turn, captured)?;
+        report.name_every_phase();
+        Ok(Answer::Fresh(report))
     }
 
     /// A turn that ended in a panic. The sums were moved back while it unwound; the log may be ahead of them.
     pub(super) fn after_panic(&mut self, job: &EditJob, panic: String) -> Result<Answer<BatchReport>, WriterError> {
         self.unsettled = true;
-        self.reconcile()?;
+        let turn = EditTurn::new(&self.tools, job);
+        if let Err(error) = self.reconcile() {
+            return Err(turn.explain(Stop::Error(error)));
+        }
         if self.ledger.active().contains_key(&job.edits[0].id) {
             return Err(WriterError::Internal(format!("the edit is applied, but its answer was lost: {panic}")));
         }
-        let turn = EditTurn { tools: self.tools.clone(), job, waited_ms: millis(job.received) };
-        Err(turn.explain(Stop::Failed { index: 0, message: panic }))
+        Err(turn.explain(Stop::Failed { index: None, message: panic }))
     }
 
     fn make_version(
@@ -92,10 +100,10 @@ impl<B: Bench> Task<B> {
         turn: &EditTurn<'_, B>,
         captured: Vec<Result<Captured<B>, String>>,
     ) -> Result<BatchReport, Stop> {
-        let parts = turn.compute(captured)?;
+        let (parts, contributions) = turn.compute(captured)?;
         let replaced: Vec<Option<Uuid>> =
             turn.job.edits.iter().map(|edit| self.ledger.by_prompt(&edit.prompt_key)).collect();
-        let (step, how) = turn.step(&self.ledger, &parts, &replaced)?;
+        let (step, how) = turn.step(&self.ledger, &parts, contributions, &replaced)?;
 
         let guard_start = Instant::now();
         let current = self.tools.published.current();
@@ -112,7 +120,7 @@ impl<B: Bench> Task<B> {
         }
 
         let commit_start = Instant::now();
-        let row = turn.row(&parts, &replaced, &version, &report)?;
+        let row = turn.row(parts, &replaced, &version, &report)?;
         let committed = self.tools.append(self.tools.log.commit(row));
         let commit_ms = millis(commit_start);
         let publish_start = Instant::now();
@@ -126,7 +134,7 @@ impl<B: Bench> Task<B> {
             }
         }
         for edit in &mut report.edits {
-            (edit.phases_ms.commit, edit.phases_ms.publish) = (commit_ms, millis(publish_start));
+            (edit.phases_ms.commit, edit.phases_ms.publish) = (Some(commit_ms), Some(millis(publish_start)));
         }
         self.tools.count_reverts("supersede", replaced.iter().flatten().count());
         turn.finish(&mut report, "applied");
@@ -134,34 +142,38 @@ impl<B: Bench> Task<B> {
     }
 }
 
-impl<B: Bench> EditTurn<'_, B> {
+impl<'a, B: Bench> EditTurn<'a, B> {
+    /// A turn that begins now.
+    pub fn new(tools: &Tools<B>, job: &'a EditJob) -> Self {
+        Self { tools: tools.clone(), job, waited_ms: millis(job.received) }
+    }
+
     /// The editor's deltas, as contributions.
-    fn compute(&self, captured: Vec<Result<Captured<B>, String>>) -> Result<Vec<Computed<B>>, Stop> {
+    fn compute(
+        &self,
+        captured: Vec<Result<Captured<B>, String>>,
+    ) -> Result<(Vec<Computed<B>>, Vec<Contribution>), Stop> {
         if captured.len() != self.job.edits.len() {
-            return Err(Stop::Failed { index: 0, message: "its factors were not captured".to_owned() });
+            return Err(Stop::Failed { index: None, message: "its factors were not captured".to_owned() });
         }
         let computed = captured.into_iter().enumerate();
         computed
-            .map(|(index, captured)| self.edit(captured).map_err(|message| Stop::Failed { index, message }))
+            .map(|(index, captured)| {
+                self.edit(captured).map_err(|message| Stop::Failed { index: Some(index), message })
+            })
             .collect()
     }
 
-    fn edit(&self, captured: Result<Captured<B>, String>) -> Result<Computed<B>, String> {
+    fn edit(&self, captured: Result<Captured<B>, String>) -> Result<(Computed<B>, Contribution), String> {
         let Captured { text, factors, ms: capture_ms } = captured?;
         let start = Instant::now();
         let delta = self.tools.bench.edit(&text, &factors)?;
         let contribution = Contribution::from_delta(&delta).map_err(|error| error.to_string())?;
-        let editor_ms = millis(start);
+        let delta = self.delta_reports(&contribution).map_err(|error| error.to_string())?;
         let bytes = contribution.to_bytes();
-        Ok(Computed {
-            text,
-            digest: Digest::of(&bytes),
-            bytes,
-            delta: self.delta_reports(&contribution),
-            contribution,
-            capture_ms,
-            editor_ms,
-        })
+        let digest = Digest::of(&bytes);
+        let computed = Computed { text, digest, bytes, delta, capture_ms, editor_ms: millis(start) };
+        Ok((computed, contribution))
     }
 
     /// The change of the set, and of the sums.
@@ -169,6 +181,7 @@ impl<B: Bench> EditTurn<'_, B> {
         &self,
         ledger: &Ledger,
         parts: &[Computed<B>],
+        added: Vec<Contribution>,
         replaced: &[Option<Uuid>],
     ) -> Result<(Step, Move), WriterError> {
         let entry = |(edit, part): (&super::admission::AdmittedEdit, &Computed<B>)| Entry {
@@ -183,7 +196,6 @@ impl<B: Bench> EditTurn<'_, B> {
         let stored = self.tools.stored();
         let removed = step.removed.iter().map(|id| Ok(stored.contribution(*id, ledger.sums().shapes())?.1));
         let removed = removed.collect::<Result<Vec<_>, WriterError>>()?;
-        let added = parts.iter().map(|part| part.contribution.clone()).collect();
         Ok((step, Move::By { removed, added }))
     }
 
@@ -194,7 +206,7 @@ impl<B: Bench> EditTurn<'_, B> {
         let prompts = parts.iter().map(|part| part.text.clone()).collect();
         let measured = measuring
             .run(submission, &self.job.edits, prompts)
-            .map_err(|(index, message)| Stop::Failed { index, message })?;
+            .map_err(|(index, message)| Stop::Failed { index: Some(index), message })?;
         let judged = submission.edits.iter().zip(measured).map(|(request, figures)| {
             let limits = config.limits(&request.guard);
             let objection = limits.objection(figures.prompt.after, &figures.locality);
@@ -207,6 +219,6 @@ impl<B: Bench> EditTurn<'_, B> {
 fn uncomposable(error: &WeightsError) -> Stop {
     match error {
         WeightsError::Overflow { matrix, limit } => Stop::Overflow { matrix: matrix.clone(), limit: *limit },
-        other => Stop::Failed { index: 0, message: other.to_string() },
+        other => Stop::Failed { index: None, message: other.to_string() },
     }
 }

@@ -9,7 +9,7 @@ use super::report::BatchReport;
 use crate::edit_log::{EditStatus, LogError};
 
 /// Why the writer refused or failed.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum WriterError {
     /// The bounded queue is full.
     #[error("the edit queue is full: {capacity} requests are waiting; try again in {} s", retry_after.as_secs().max(1))]

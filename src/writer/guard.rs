@@ -20,8 +20,8 @@ impl GuardLimits {
         Ok(())
     }
 
-    /// Why these figures do not pass: every limit that is broken, with both numbers. None if they pass. A figure that is
-    /// not a number passes no limit.
+    /// Why these figures do not pass: every limit that is broken, with both numbers. None if they pass. A figure that
+    /// is not a number passes no limit.
     pub(super) fn objection(&self, after: TargetFigures, locality: &[LocalityReport]) -> Option<String> {
         let mut objections = Vec::new();
         if let Some(least) = self.min_probability

@@ -43,6 +43,7 @@ pub enum Move {
 }
 
 /// The active set, and the exact sums that it makes.
+#[derive(Clone)]
 pub struct Ledger {
     sums: Accumulator,
     foundation: Foundation,
@@ -62,7 +63,7 @@ impl Ledger {
             base,
             editor,
             composition: COMPOSITION.to_owned(),
-            base_weights: weights_digest(&foundation.shapes, &sums.weights()),
+            base_weights: sums.digest(),
             empty_set: set_digest(base, editor, COMPOSITION, []),
         };
         let (active, prompts, prompt_of) = (BTreeMap::new(), HashMap::new(), HashMap::new());
@@ -105,8 +106,8 @@ impl Ledger {
         self.active.keys().filter(|id| !self.prompt_of.contains_key(id)).copied().collect()
     }
 
-    /// Moves the sums by a step and hands out what the next version would be. Dropping the result moves them back, exactly;
-    /// [`Tried::settle`] makes the step the set. On an error nothing has changed.
+    /// Moves the sums by a step and hands out what the next version would be. Dropping the result moves them back,
+    /// exactly; [`Tried::settle`] makes the step the set. On an error nothing has changed.
     pub fn attempt(&mut self, step: Step, how: Move, metrics: &Metrics) -> Result<Tried<'_>, WeightsError> {
         let (weights, undo) = match how {
             Move::By { removed, added } => {
@@ -155,7 +156,7 @@ impl Ledger {
 
     /// Digest of the set's weights.
     pub fn weights_digest(&self) -> Digest {
-        weights_digest(self.sums.shapes(), &self.sums.weights())
+        self.sums.digest()
     }
 
     /// The set as a version.

@@ -41,19 +41,28 @@ pub struct Measuring<'a, B: Bench> {
 
 impl<B: Bench> Measuring<'_, B> {
     /// Measures every text in as few passes as the budget of tokens allows; each is read by the trunk once for both
-    /// versions. `prompts` are the edits' own prompts as capture has read them. An error names the edit by its index.
+    /// versions. `prompts` are the edits' own prompts as capture has read them. Where a pass fails as a whole, its texts
+    /// are tried one by one, so that an error names the edit that it belongs to, by its index.
     pub fn run(
         &self,
         submission: &Submission,
         edits: &[AdmittedEdit],
         prompts: Vec<B::Text>,
     ) -> Result<Vec<Measured>, (usize, String)> {
-        let mut items = items(submission, edits, prompts);
+        let items = items(submission, edits, prompts);
         let mut figures = Vec::with_capacity(items.len());
         for run in passes(items.iter().map(|item| item.passage), self.config.pass_tokens) {
-            let run = &mut items[run];
-            let edit = run.first().map_or(0, |item| item.edit);
-            figures.extend(self.pass(run).map_err(|message| (edit, message))?);
+            let run = &items[run];
+            match self.pass(run) {
+                Ok(together) => figures.extend(together),
+                Err(message) if run.len() == 1 => return Err((run[0].edit, message)),
+                Err(_) => {
+                    for item in run {
+                        let alone = self.pass(std::slice::from_ref(item));
+                        figures.extend(alone.map_err(|message| (item.edit, message))?);
+                    }
+                }
+            }
         }
         let mut measured = Vec::with_capacity(edits.len());
         let mut figures = items.iter().map(|item| item.edit).zip(figures).peekable();
@@ -71,13 +80,13 @@ impl<B: Bench> Measuring<'_, B> {
         Ok(measured)
     }
 
-    fn pass(&self, items: &mut [Item<'_, B::Text>]) -> Result<Vec<Figure>, String> {
+    fn pass(&self, items: &[Item<'_, B::Text>]) -> Result<Vec<Figure>, String> {
         let unread: Vec<Passage> =
             items.iter().filter(|item| item.text.is_none()).map(|item| item.passage.clone()).collect();
         let mut read = if unread.is_empty() { Vec::new() } else { self.bench.read(&unread)? }.into_iter();
         let texts: Vec<B::Text> = items
-            .iter_mut()
-            .map(|item| item.text.take().or_else(|| read.next()).ok_or("a text was not read"))
+            .iter()
+            .map(|item| item.text.clone().or_else(|| read.next()).ok_or("a text was not read"))
             .collect::<Result<_, &str>>()?;
         let before = self.bench.measure(&texts, self.before)?;
         let after = self.bench.measure(&texts, self.after)?;

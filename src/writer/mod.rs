@@ -1,9 +1,9 @@
 //! The one task that changes the set of active edits.
 //!
-//! Law 5 (one writer): only [`task`] calls [`crate::edit_log::EditLog::commit`]; everything else holds an
-//! [`EditHandle`] and asks. A submission goes through [`admission`] into the [`queue`]; the task captures what waits
-//! together ([`capturing`]), then gives each submission its turn ([`edit_turn`], [`change_turn`]): compose on the [`ledger`],
-//! measure ([`measuring`]), [`guard`], commit, publish. [`replay`] makes the ledger from the log.
+//! Law 5 (one writer): only `task` calls [`crate::edit_log::EditLog::commit`]; everything else holds an
+//! [`EditHandle`] and asks. A submission goes through `admission` into the `queue`; the task captures what waits
+//! together (`capturing`), then gives each submission its turn (`edit_turn`, `change_turn`): compose on the `ledger`,
+//! measure (`measuring`), `guard`, commit, publish. `replay` makes the ledger from the log.
 
 mod admission;
 mod bench;
@@ -13,6 +13,7 @@ mod config;
 mod edit_report;
 mod edit_turn;
 mod error;
+mod figure;
 mod guard;
 mod ledger;
 mod measuring;

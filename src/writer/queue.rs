@@ -21,10 +21,10 @@ use super::{
     admission::{self, AdmittedEdit},
     bench::Texts,
 };
-use crate::{edit_log::IdempotencyRow, telemetry::Metrics};
+use crate::{digest::Digest, edit_log::IdempotencyRow, telemetry::Metrics};
 
 /// A fresh answer, or the one recorded under the same idempotency key.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Answer<T> {
     Fresh(T),
     Recorded(IdempotencyRow),
@@ -82,17 +82,31 @@ pub struct Shared {
     pub texts: Arc<dyn Texts>,
     pub config: WriterConfig,
     pub metrics: Metrics,
+    /// No new request is admitted.
     pub closing: CancellationToken,
+    /// What still waits is refused.
+    pub ending: CancellationToken,
     pub pace: Pace,
     // Read by `GET /edits/{id}` while the writer works; never held across anything slow.
     pending: Mutex<HashMap<Uuid, PendingEdit>>,
+    // Taken before `pending`; held while a submission enters the queue, so that a key is never there twice.
+    in_flight: Mutex<HashMap<String, InFlight>>,
+}
+
+/// A submission with an idempotency key that is not answered yet.
+struct InFlight {
+    request: Digest,
+    ids: Vec<Uuid>,
+    /// Those who sent the same request again meanwhile.
+    followers: Vec<Reply<BatchReport>>,
 }
 
 impl Shared {
     pub fn new(texts: Arc<dyn Texts>, config: WriterConfig, metrics: Metrics) -> Self {
         metrics.edit_queue_capacity.set(i64::try_from(config.queue_capacity).unwrap_or(i64::MAX));
-        let (closing, pace) = (CancellationToken::new(), Pace::default());
-        Self { texts, config, metrics, closing, pace, pending: Mutex::default() }
+        let (closing, ending, pace) = (CancellationToken::new(), CancellationToken::new(), Pace::default());
+        let (pending, in_flight) = (Mutex::default(), Mutex::default());
+        Self { texts, config, metrics, closing, ending, pace, pending, in_flight }
     }
 
     /// Marks a submission's edits as running.
@@ -113,13 +127,41 @@ impl Shared {
         }
     }
 
+    /// Answers a submission that is in the log, or gone, and whoever has sent it again since. Whoever asked may have
+    /// left.
+    pub fn answer(&self, job: EditJob, answer: Result<Answer<BatchReport>, WriterError>) {
+        let key = job.submission.idempotency.as_ref();
+        let shared = key.and_then(|key| self.in_flight().remove(&key.key));
+        self.forget(&job.edits);
+        for follower in shared.into_iter().flat_map(|shared| shared.followers) {
+            let _ = follower.send(answer.clone());
+        }
+        let _ = job.reply.send(answer);
+    }
+
     /// Counts a submission's edits under an outcome.
     pub fn count(&self, outcome: &str, edits: usize) {
         self.metrics.edits.with_label_values(&[outcome]).inc_by(edits as u64);
     }
 
+    fn in_flight(&self) -> MutexGuard<'_, HashMap<String, InFlight>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pending(&self) -> MutexGuard<'_, HashMap<Uuid, PendingEdit>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl InFlight {
+    /// Lets the sender of the same request wait for its answer. The edits' ids.
+    fn follow(&mut self, key: &Idempotency, reply: Reply<BatchReport>) -> Result<Vec<Uuid>, WriterError> {
+        if key.request != self.request {
+            return Err(WriterError::IdempotencyMismatch { key: key.key.clone() });
+        }
+        self.followers.retain(|follower| !follower.is_closed());
+        self.followers.push(reply);
+        Ok(self.ids.clone())
     }
 }
 
@@ -158,17 +200,32 @@ pub struct EditHandle {
 }
 
 impl EditHandle {
-    /// Checks the request's shape and limits, admits it to the bounded queue, returns at once.
+    /// Checks the request's shape and limits, admits it to the bounded queue, returns at once. A request whose key and
+    /// digest are those of one that is not answered yet shares that one's ids and answer.
     pub fn submit(&self, submission: Submission) -> Result<Ticket, WriterError> {
         let (count, shared) = (submission.edits.len(), &self.shared);
         let edits = admission::admit(&submission, shared.texts.as_ref(), &shared.config)
             .inspect_err(|_| shared.count("invalid", count.max(1)))?;
         let ids: Vec<Uuid> = edits.iter().map(|edit| edit.id).collect();
         let (reply, answer) = oneshot::channel();
+        let key = submission.idempotency.clone();
+        let mut in_flight = shared.in_flight();
+        if let Some(key) = &key {
+            if let Some(first) = in_flight.get_mut(&key.key) {
+                return first.follow(key, reply).map(|ids| Ticket { ids, answer });
+            }
+            let first = InFlight { request: key.request, ids: ids.clone(), followers: Vec::new() };
+            in_flight.insert(key.key.clone(), first);
+        }
         let job = EditJob { submission, edits, received_at: Timestamp::now(), received: Instant::now(), reply };
         // Before it is sent: the writer may be done with it before this thread goes on.
         self.note_pending(&job);
-        self.send(Command::Edits(job)).inspect_err(|_| shared.count("shed", count))?;
+        self.send(Command::Edits(job)).inspect_err(|_| {
+            shared.count("shed", count);
+            if let Some(key) = &key {
+                in_flight.remove(&key.key);
+            }
+        })?;
         Ok(Ticket { ids, answer })
     }
 

@@ -72,8 +72,8 @@ pub enum ReplayError {
 /// Called with the versions done and those to do.
 pub type Progress<'a> = dyn FnMut(u64, u64) + Send + 'a;
 
-/// Checks a whole log against the model and editor that it belongs to: hash chain, every contribution, every version's set
-/// and weights. Changes nothing. The error names the first row or version that does not fit.
+/// Checks a whole log against the model and editor that it belongs to: hash chain, every contribution, every version's
+/// set and weights. Changes nothing. The error names the first row or version that does not fit.
 pub async fn verify(
     log: Arc<dyn EditLog>,
     foundation: Foundation,
@@ -109,7 +109,8 @@ pub fn replay(
     Ok(ReplayReport { entries, versions, changes, active, elapsed: start.elapsed() })
 }
 
-/// Takes up the versions that follow the ledger's. Returns the number of edits added or removed.
+/// Takes up the versions that follow the ledger's. Returns the number of edits added or removed. After an error the
+/// ledger is somewhere between and must not be used.
 pub fn follow(
     stored: Stored<'_>,
     ledger: &mut Ledger,

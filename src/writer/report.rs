@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::figure;
 use crate::digest::Digest;
 
 /// How an edit ended.
@@ -25,8 +26,8 @@ pub struct EditReport {
     pub status: ReportStatus,
     /// The version that it made; the version it was tried on, for one that was not applied.
     pub version: u64,
-    /// Digest over the bits of the edited matrices with this edit, 64 hexadecimal digits: the version's, or what it would have been
-    /// for an edit that was not applied.
+    /// Digest over the bits of the edited matrices with this edit, 64 hexadecimal digits: the version's, or what it
+    /// would have been for an edit that was not applied.
     #[schema(value_type = String)]
     pub digest: Digest,
     /// The active edit with the same prompt that this one replaced.
@@ -56,6 +57,7 @@ pub struct TargetReport {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TargetFigures {
     /// `exp` of the mean log-probability per target token.
+    #[serde(serialize_with = "figure::serialize")]
     pub probability: f32,
     /// Whether the target's token is the most probable one at each of its positions.
     pub greedy: bool,
@@ -66,6 +68,7 @@ pub struct TargetFigures {
 pub struct LocalityReport {
     pub prompt: String,
     /// KL divergence from before to after, nats, mean over the measured positions.
+    #[serde(serialize_with = "figure::serialize")]
     pub kl: f32,
     /// Whether the most probable token stayed the same at each measured position.
     pub greedy_unchanged: bool,
@@ -77,6 +80,7 @@ pub struct DeltaReport {
     #[schema(example = "model.layers.29.mlp.down_proj.weight")]
     pub matrix: String,
     /// Frobenius norm.
+    #[serde(serialize_with = "figure::serialize")]
     pub norm: f32,
     /// How many rank-one terms it is the sum of.
     pub rank: usize,
@@ -93,10 +97,13 @@ pub struct PhasesMs {
     pub editor: f64,
     /// Composing the new weights, their digest, and all measurements on them.
     pub guard: f64,
-    /// The log's transaction.
-    pub commit: f64,
-    /// Swapping the current version.
-    pub publish: f64,
+    /// The log's transaction; 0 in the answer to an edit that was not applied, absent in what the log keeps, which is
+    /// written before it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<f64>,
+    /// Swapping the current version; like `commit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish: Option<f64>,
     pub total: f64,
 }
 
@@ -115,4 +122,14 @@ pub struct BatchReport {
     #[schema(value_type = String)]
     pub digest: Digest,
     pub edits: Vec<EditReport>,
+}
+
+impl BatchReport {
+    /// Phases that were not gone through took no time: a fresh answer has a number for each.
+    pub(super) fn name_every_phase(&mut self) {
+        for edit in &mut self.edits {
+            edit.phases_ms.commit.get_or_insert(0.0);
+            edit.phases_ms.publish.get_or_insert(0.0);
+        }
+    }
 }

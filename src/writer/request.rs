@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use super::figure;
 use crate::{digest::Digest, edit_log::VersionKind};
 
 /// One fact to change.
@@ -79,10 +80,10 @@ impl<'de> Deserialize<'de> for Guard {
 #[serde(deny_unknown_fields)]
 pub struct GuardLimits {
     /// The least probability per target token, after the edit, on its own prompt; 0 to 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "figure::serialize_option")]
     pub min_probability: Option<f32>,
     /// The most KL divergence (nats) from before to after that a locality probe may show.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "figure::serialize_option")]
     pub max_kl: Option<f32>,
 }
 

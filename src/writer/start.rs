@@ -1,6 +1,6 @@
 //! Starting and stopping the writer.
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
 use thiserror::Error;
 use tokio::{
@@ -58,17 +58,22 @@ pub struct Started {
 /// The writer's thread. Dropping this closes the writer without waiting for it.
 pub struct WriterTask {
     closing: CancellationToken,
+    ending: CancellationToken,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl WriterTask {
-    /// Refuses new requests, lets the running turn end, answers what waits with `ShuttingDown`, and returns when all
-    /// that is done.
-    pub async fn stop(mut self) {
+    /// Refuses new requests at once and works on what waits for at most `limit`; then lets the running turn end, answers
+    /// the rest with `ShuttingDown`, which the log notes for each edit, and returns when all that is done.
+    pub async fn stop(mut self, limit: Duration) {
         self.closing.cancel();
         if let Some(thread) = self.thread.take() {
+            let mut joined = tokio::task::spawn_blocking(move || thread.join());
             // The thread catches its turns' panics; if it died all the same, there is nothing left to stop.
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            if tokio::time::timeout(limit, &mut joined).await.is_err() {
+                self.ending.cancel();
+                let _ = joined.await;
+            }
         }
     }
 }
@@ -76,6 +81,7 @@ impl WriterTask {
 impl Drop for WriterTask {
     fn drop(&mut self) {
         self.closing.cancel();
+        self.ending.cancel();
     }
 }
 
@@ -106,7 +112,7 @@ pub async fn start_with<B: Bench>(
     let (commands, queue) = mpsc::channel(config.queue_capacity);
     let (snapshots, requests) = mpsc::channel(SNAPSHOT_QUEUE);
     let shared = Arc::new(Shared::new(Arc::clone(&bench) as _, config, metrics.clone()));
-    let closing = shared.closing.clone();
+    let (closing, ending) = (shared.closing.clone(), shared.ending.clone());
     let tools = Tools {
         bench,
         log: Arc::clone(&log),
@@ -120,7 +126,7 @@ pub async fn start_with<B: Bench>(
     Ok(Started {
         handle: EditHandle { shared, commands },
         versions: Arc::new(versions),
-        task: WriterTask { closing, thread: Some(thread) },
+        task: WriterTask { closing, ending, thread: Some(thread) },
         replay,
     })
 }

@@ -11,9 +11,10 @@ use uuid::Uuid;
 
 use super::{
     Idempotency, SetChange, WriterError,
-    admission::AdmittedEdit,
+    admission::{self, AdmittedEdit},
     bench::Bench,
     capturing::{self, Captured, caught},
+    edit_turn::{EditTurn, Stop},
     ledger::Ledger,
     queue::{ChangeJob, Command, EditJob, Reply, Shared},
     replay::{self, Depth},
@@ -109,8 +110,9 @@ impl<B: Bench> Task<B> {
             match self.wait(&mut commands, &mut snapshots) {
                 Wake::Snapshot(request) => self.snapshot(request),
                 Wake::Command(first) => {
-                    let lot = self.drain(first, &mut commands);
-                    self.serve(lot, &mut snapshots);
+                    for lot in self.lots(self.drain(first, &mut commands)) {
+                        self.serve(lot, &mut snapshots);
+                    }
                 }
                 Wake::Close => break,
             }
@@ -126,14 +128,16 @@ impl<B: Bench> Task<B> {
         self.tools.runtime.block_on(async {
             tokio::select! {
                 biased;
-                () = self.tools.shared.closing.cancelled() => Wake::Close,
+                () = self.tools.shared.ending.cancelled() => Wake::Close,
                 Some(request) = snapshots.recv() => Wake::Snapshot(request),
                 command = commands.recv() => command.map_or(Wake::Close, Wake::Command),
+                // After the queue: what waits is worked on first.
+                () = self.tools.shared.closing.cancelled() => Wake::Close,
             }
         })
     }
 
-    /// What waits, up to the number of edits that are captured together.
+    /// What waits, up to the number of edits that may be captured together.
     fn drain(&self, first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command> {
         let mut edits = edits_of(&first);
         let mut lot = vec![first];
@@ -146,6 +150,28 @@ impl<B: Bench> Task<B> {
         lot
     }
 
+    /// Splits what was waiting, in order, where a lot would have too many tokens: all that capture makes of a lot is in
+    /// memory at once. A single submission has been held to the same number.
+    fn lots(&self, waiting: Vec<Command>) -> Vec<Vec<Command>> {
+        let budget = self.tools.shared.config.max_submission_tokens;
+        let mut lots: Vec<Vec<Command>> = Vec::new();
+        let mut spent = 0;
+        for command in waiting {
+            let tokens = tokens_of(&command);
+            match lots.last_mut() {
+                Some(lot) if spent + tokens <= budget => {
+                    spent += tokens;
+                    lot.push(command);
+                }
+                _ => {
+                    spent = tokens;
+                    lots.push(vec![command]);
+                }
+            }
+        }
+        lots
+    }
+
     /// Captures a lot together, then takes its turns.
     fn serve(&mut self, lot: Vec<Command>, snapshots: &mut mpsc::Receiver<SnapshotRequest>) {
         let mut captured = self.capture(&lot).into_iter();
@@ -155,7 +181,7 @@ impl<B: Bench> Task<B> {
                 self.snapshot(request);
             }
             let own = captured.next().unwrap_or_default();
-            if self.tools.shared.closing.is_cancelled() {
+            if self.tools.shared.ending.is_cancelled() {
                 self.refuse(command);
                 continue;
             }
@@ -168,8 +194,8 @@ impl<B: Bench> Task<B> {
         }
     }
 
-    /// What capture made of each command's edits. Factors are taken at the base weights (law 1), so it does not matter that
-    /// the versions between are not made yet.
+    /// What capture made of each command's edits. Factors are taken at the base weights (law 1), so it does not matter
+    /// that the versions between are not made yet.
     fn capture(&self, lot: &[Command]) -> Vec<Vec<Result<Captured<B>, String>>> {
         let wanted: Vec<&[_]> = lot.iter().map(|command| self.to_capture(command)).collect();
         let passages: Vec<Passage> =
@@ -204,8 +230,7 @@ impl<B: Bench> Task<B> {
             }
             _ => {}
         }
-        self.tools.shared.forget(&job.edits);
-        reply(job.reply, answer);
+        self.tools.shared.answer(job, answer);
     }
 
     fn change(&mut self, job: ChangeJob) {
@@ -223,8 +248,8 @@ impl<B: Bench> Task<B> {
         match command {
             Command::Edits(job) => {
                 self.tools.shared.count("shed", job.edits.len());
-                self.tools.shared.forget(&job.edits);
-                reply(job.reply, Err(WriterError::ShuttingDown));
+                let error = EditTurn::new(&self.tools, &job).explain(Stop::Error(WriterError::ShuttingDown));
+                self.tools.shared.answer(job, Err(error));
             }
             Command::Change(job) => reply(job.reply, Err(WriterError::ShuttingDown)),
         }
@@ -254,19 +279,21 @@ impl<B: Bench> Task<B> {
         self.reconcile().is_ok() && self.ledger.head() == number && self.ledger.set_digest() == set
     }
 
-    /// Takes up what the log holds beyond the ledger, after an error that left this open.
+    /// Takes up what the log holds beyond the ledger, after an error that left this open. Follows on a copy: an error on
+    /// the way leaves the ledger as it was, so that the next turn begins at the same version.
     pub(super) fn reconcile(&mut self) -> Result<(), WriterError> {
         if !self.unsettled {
             return Ok(());
         }
-        let before = self.ledger.head();
-        let followed = replay::follow(self.tools.stored(), &mut self.ledger, Depth::EveryVersion, &mut |_, _| {});
+        let mut ahead = self.ledger.clone();
+        let followed = replay::follow(self.tools.stored(), &mut ahead, Depth::EveryVersion, &mut |_, _| {});
         followed.map_err(|error| match error {
             replay::ReplayError::Log(error) => WriterError::Log(error),
             other => WriterError::Internal(other.to_string()),
         })?;
-        if self.ledger.head() > before {
-            let version = self.ledger.version(&self.tools.shared.metrics).map_err(internal)?;
+        if ahead.head() > self.ledger.head() {
+            let version = ahead.version(&self.tools.shared.metrics).map_err(internal)?;
+            self.ledger = ahead;
             self.tools.published.publish(Arc::new(version));
         }
         self.unsettled = false;
@@ -290,6 +317,13 @@ pub fn internal(error: impl std::fmt::Display) -> WriterError {
 fn edits_of(command: &Command) -> usize {
     match command {
         Command::Edits(job) => job.edits.len(),
+        Command::Change(_) => 0,
+    }
+}
+
+fn tokens_of(command: &Command) -> usize {
+    match command {
+        Command::Edits(job) => admission::tokens(&job.edits),
         Command::Change(_) => 0,
     }
 }

@@ -33,7 +33,7 @@ const WIDTH: usize = 64;
 const STEP: f32 = 8.0;
 
 /// Words that make something go wrong, by the id that they are read as.
-const FAULTS: [(&str, u32); 7] = [
+const FAULTS: [(&str, u32); 8] = [
     ("FAIL-CAPTURE", 1001),
     ("PANIC-CAPTURE", 1002),
     ("NAN-LOSS", 1003),
@@ -41,6 +41,7 @@ const FAULTS: [(&str, u32); 7] = [
     ("HUGE-DELTA", 1005),
     ("PANIC-MEASURE", 1006),
     ("WAIT", 1007),
+    ("FAIL-MEASURE", 1008),
 ];
 
 /// A door that capture of a `WAIT` waits at.
@@ -199,6 +200,9 @@ impl Bench for SmallBench {
             !texts.iter().any(|text| faulty(text, "PANIC-MEASURE")) || texts.len() < 2,
             "measure was told to panic"
         );
+        if texts.iter().any(|text| faulty(text, "FAIL-MEASURE")) {
+            return Err("measure was told to fail".into());
+        }
         let row = |text: &Passage| -> candle_core::Result<Vec<f32>> {
             let x = Tensor::from_vec(embedding(text), (1, WIDTH), &Device::Cpu)?;
             Ok(log_softmax(&weights.project(0, &x)?.flatten_all()?.to_vec1()?))
@@ -236,11 +240,13 @@ pub struct FaultyLog {
     fault: AtomicU8,
     /// The digest of this version is reported wrong; 0 for none.
     pub lying: AtomicU64,
+    /// Which read of a contribution from now on fails, counted from 1; 0 for none.
+    pub failing_read: AtomicU64,
 }
 
 impl FaultyLog {
     pub fn new(log: SqliteLog) -> Self {
-        Self { log, fault: AtomicU8::new(Fault::None as u8), lying: AtomicU64::new(0) }
+        Self { log, fault: AtomicU8::new(Fault::None as u8), lying: AtomicU64::new(0), failing_read: AtomicU64::new(0) }
     }
 
     pub fn at_next_commit(&self, fault: Fault) {
@@ -303,7 +309,9 @@ impl EditLog for FaultyLog {
     }
 
     async fn contribution(&self, id: Uuid) -> Result<Vec<u8>, LogError> {
-        self.log.contribution(id).await
+        let left = self.failing_read.load(Ordering::SeqCst);
+        self.failing_read.store(left.saturating_sub(1), Ordering::SeqCst);
+        if left == 1 { Err(LogError::Storage("the read failed".into())) } else { self.log.contribution(id).await }
     }
 
     async fn idempotent(&self, key: &str) -> Result<Option<IdempotencyRow>, LogError> {

@@ -1,5 +1,6 @@
 //! What the integration tests share.
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; helpers of tests may unwrap")]
 
 use std::{
     collections::HashMap,
@@ -93,6 +94,45 @@ pub fn read_safetensors(path: &Path) -> (HashMap<String, Tensor>, HashMap<String
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     let metadata = header.metadata().clone().unwrap_or_default();
     (candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap(), metadata)
+}
+
+/// A Llama of three tiny blocks whose weights are drawn by a fixed seed, the last two of them editable. Every byte is a
+/// token.
+pub fn tiny_llama(folder: &Path) -> Model {
+    let (vocabulary, hidden, inner, kv) = (256, 32, 48, 16);
+    let config = json!({
+        "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "max_position_embeddings": 256, "tie_word_embeddings": true, "hidden_act": "silu"
+    });
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut random = |rows: usize, columns: usize| {
+        let values: Vec<f32> = (0..rows * columns).map(|_| rng.random_range(-0.5..0.5)).collect();
+        Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
+    };
+    let ones = || Tensor::ones(hidden, DType::F32, &Device::Cpu).unwrap();
+    let mut tensors = HashMap::from([
+        ("model.embed_tokens.weight".to_owned(), random(vocabulary, hidden)),
+        ("model.norm.weight".to_owned(), ones()),
+    ]);
+    for layer in 0..3 {
+        let mut put = |name: &str, tensor| tensors.insert(format!("model.layers.{layer}.{name}.weight"), tensor);
+        put("input_layernorm", ones());
+        put("post_attention_layernorm", ones());
+        for (name, rows, columns) in [
+            ("self_attn.q_proj", hidden, hidden),
+            ("self_attn.k_proj", kv, hidden),
+            ("self_attn.v_proj", kv, hidden),
+            ("self_attn.o_proj", hidden, hidden),
+            ("mlp.gate_proj", inner, hidden),
+            ("mlp.up_proj", inner, hidden),
+            ("mlp.down_proj", hidden, inner),
+        ] {
+            put(name, random(rows, columns));
+        }
+    }
+    write_folder(folder, &config, &tensors);
+    Model::load(folder, &LoadOptions { tail_blocks: 2, ..LoadOptions::default() }).unwrap()
 }
 
 /// The configuration of a small network of the Llama family, three blocks; change what the test is about.

@@ -57,7 +57,7 @@ fn oracle(config: &Value, tensors: &HashMap<String, Tensor>) -> Oracle {
     }
 }
 
-fn config(model_type: &str, changes: Value) -> Value {
+fn config(model_type: &str, changes: &Value) -> Value {
     let mut config = tiny_config(model_type);
     config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     config
@@ -91,9 +91,9 @@ fn llama_equals_candles() {
     compare("grouped keys, tied", &tiny_config("llama"));
     compare(
         "own keys for each head, untied",
-        &config("llama", json!({"num_key_value_heads": 4, "tie_word_embeddings": false})),
+        &config("llama", &json!({"num_key_value_heads": 4, "tie_word_embeddings": false})),
     );
-    compare("one key head, another base", &config("llama", json!({"num_key_value_heads": 1, "rope_theta": 500.0})));
+    compare("one key head, another base", &config("llama", &json!({"num_key_value_heads": 1, "rope_theta": 500.0})));
 }
 
 /// Wavelengths of this head are 6 to 3,500 positions: below, between and beyond the two bounds (64 and 256).
@@ -104,13 +104,13 @@ fn llama3_scaling() -> Value {
 
 #[test]
 fn llama3_rope_scaling_equals_candles() {
-    let scaled = config("llama", json!({"hidden_size": 64, "rope_scaling": llama3_scaling()}));
+    let scaled = config("llama", &json!({"hidden_size": 64, "rope_scaling": llama3_scaling()}));
     compare("llama3 scaling", &scaled);
     compare(
         "llama3 scaling, untied",
-        &config("llama", json!({"tie_word_embeddings": false, "rope_scaling": llama3_scaling()})),
+        &config("llama", &json!({"tie_word_embeddings": false, "rope_scaling": llama3_scaling()})),
     );
-    let plain = config("llama", json!({"hidden_size": 64}));
+    let plain = config("llama", &json!({"hidden_size": 64}));
     let tensors = random_weights(&plain, 7);
     let ids = random_ids(96, LENGTH, 11);
     let error = relative_error(
@@ -122,27 +122,27 @@ fn llama3_rope_scaling_equals_candles() {
 
 #[test]
 fn mistral_equals_candles() {
-    compare("mistral", &config("mistral", json!({"tie_word_embeddings": false, "use_flash_attn": false})));
+    compare("mistral", &config("mistral", &json!({"tie_word_embeddings": false, "use_flash_attn": false})));
 }
 
 /// Fields that candle's Qwen configurations ask for. The window is switched off, but candle's masks by it regardless.
-fn qwen(model_type: &str, changes: Value) -> Value {
+fn qwen(model_type: &str, changes: &Value) -> Value {
     let mut fields = json!({"sliding_window": 4096, "max_window_layers": 3, "use_sliding_window": false});
     fields.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-    config(model_type, fields)
+    config(model_type, &fields)
 }
 
 #[test]
 fn qwen2_with_biases_equals_candles() {
-    compare("qwen2, tied", &qwen("qwen2", json!({})));
-    compare("qwen2, untied", &qwen("qwen2", json!({"tie_word_embeddings": false, "rope_theta": 1e6})));
+    compare("qwen2, tied", &qwen("qwen2", &json!({})));
+    compare("qwen2, untied", &qwen("qwen2", &json!({"tie_word_embeddings": false, "rope_theta": 1e6})));
 }
 
 #[test]
 fn qwen3_with_norms_and_a_wider_head_equals_candles() {
-    compare("qwen3, tied", &qwen("qwen3", json!({"head_dim": 16, "attention_bias": false})));
+    compare("qwen3, tied", &qwen("qwen3", &json!({"head_dim": 16, "attention_bias": false})));
     compare(
         "qwen3, untied",
-        &qwen("qwen3", json!({"head_dim": 6, "attention_bias": false, "tie_word_embeddings": false})),
+        &qwen("qwen3", &json!({"head_dim": 6, "attention_bias": false, "tie_word_embeddings": false})),
     );
 }

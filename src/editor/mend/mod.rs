@@ -11,7 +11,7 @@ use std::{collections::HashMap, path::Path};
 
 use candle_core::{DType, Tensor};
 
-pub use network::{Layer, LayerNames, Network};
+pub use network::{LAYERS, Layer, LayerNames, Network};
 pub use statistics::{Normal, Statistics};
 
 use super::{Delta, Editor, EditorError, Manifest, MatrixDelta};

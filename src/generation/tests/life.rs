@@ -10,7 +10,7 @@ use super::{
     fake::{SLOW_VERSION, alone, eventually},
     narrow, request, rest,
 };
-use crate::generation::GenerateResponse;
+use crate::generation::{GenerateResponse, ScoreRequest};
 
 fn generate(bench: &Bench, request: GenerateRequest) -> JoinHandle<Result<GenerateResponse, GenerateError>> {
     let handle = bench.handle.clone();
@@ -77,12 +77,26 @@ async fn a_full_queue_sheds_and_serves_those_it_admitted() {
 #[tokio::test]
 async fn a_version_that_takes_long_to_rebuild_stalls_nobody() {
     let bench = Bench::new(narrow(2));
-    let slow = generate(&bench, GenerateRequest { version: Some(SLOW_VERSION), ..request("slow", 3) });
-    eventually("it has a slot", || bench.sequences("running") >= 1).await;
+    let old = || GenerateRequest { version: Some(SLOW_VERSION), ..request("slow", 3) };
+    let slow: Vec<_> = (0..5).map(|_| generate(&bench, old())).collect();
+    eventually("they wait", || bench.sequences("waiting") == 5).await;
     bench.handle.generate(request("quick", 30)).await.unwrap();
-    assert!(!slow.is_finished());
-    bench.fake.rebuild.notify_one();
-    assert_eq!(slow.await.unwrap().unwrap().version, SLOW_VERSION);
+    bench
+        .handle
+        .score(ScoreRequest { prompt: "quick".into(), continuations: vec!["x".into()], version: None })
+        .await
+        .unwrap();
+    assert!(slow.iter().all(|slow| !slow.is_finished()));
+    assert_eq!(bench.sequences("waiting"), 5);
+    for slow in slow {
+        let answer = tokio::spawn(slow);
+        while !answer.is_finished() {
+            bench.fake.rebuild.notify_one();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert_eq!(answer.await.unwrap().unwrap().unwrap().version, SLOW_VERSION);
+    }
+    assert_eq!(bench.sequences("waiting"), 0);
 }
 
 #[tokio::test]
@@ -109,10 +123,12 @@ async fn draining_ends_what_runs_past_the_limit() {
     bench.fake.gate.allow(2);
     let mut running = bench.handle.stream(request("running", 400)).await.unwrap();
     let rebuilding = generate(&bench, GenerateRequest { version: Some(SLOW_VERSION), ..request("slow", 3) });
-    eventually("both have slots", || bench.sequences("running") == 2).await;
+    eventually("one runs, one waits", || bench.sequences("running") == 1 && bench.sequences("waiting") == 1).await;
     let handle = bench.handle.clone();
     let drained = tokio::spawn(async move { handle.drain(Duration::from_millis(50)).await });
     assert_eq!(rebuilding.await.unwrap().unwrap_err(), GenerateError::ShuttingDown);
+    // The limit passes while the one that runs is held in its turn.
+    tokio::time::sleep(Duration::from_millis(150)).await;
     bench.fake.gate.open();
     assert_eq!(rest(&mut running).await.unwrap_err(), GenerateError::ShuttingDown);
     assert!(!drained.await.unwrap());

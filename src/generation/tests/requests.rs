@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use futures::StreamExt;
 
 use super::{
-    Bench, FinishReason, GenerateError, GenerateEvent, GenerateRequest, Usage,
+    Bench, FinishReason, GenerateConfig, GenerateError, GenerateEvent, GenerateRequest, Usage,
     fake::{CONTEXT, Fake, alone, log_prob},
     narrow, request, rest,
 };
@@ -181,6 +181,15 @@ async fn scores_continuations_in_order_on_one_version() {
     assert!((response.scores[1].logprob + 2.2).abs() < 1e-6);
     let base = bench.handle.score(ScoreRequest { version: Some(0), ..request }).await.unwrap();
     assert!(base.version == 0 && (base.scores[1].logprob + 2.0).abs() < 1e-6);
+}
+
+#[tokio::test]
+async fn the_limit_of_scoring_is_not_called_the_context() {
+    let bench = Bench::new(GenerateConfig { score_tokens: 5, ..narrow(1) });
+    bench.handle.score(score_request("pp", &["xxx"])).await.unwrap();
+    let error = bench.handle.score(score_request("pp", &["x", "xxxx"])).await.unwrap_err();
+    let message = "continuations[1]: must be at most 5 tokens together with the prompt. Given: 6";
+    assert_eq!(error.to_string(), message);
 }
 
 #[tokio::test]

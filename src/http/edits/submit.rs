@@ -47,7 +47,9 @@ pub(in crate::http) enum SubmitReport {
 /// What an edit that is not awaited answers.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct Accepted {
-    /// In the order of the request; each can be read at `/edits/{id}`.
+    /// In the order of the request. Each can be read at `/edits/{id}` while it waits and once it is in the log. An edit that
+    /// left no entry, because the request was refused after it was queued (a version conflict, a key that already has an
+    /// answer) or the service stopped before it, is not found there.
     ids: Vec<Uuid>,
     #[schema(example = "queued")]
     status: &'static str,
@@ -65,7 +67,7 @@ problems!(SubmitProblems: MalformedJson, MalformedBody, InvalidParameter, Invali
     post, path = "/edits", operation_id = "submit_edits", tag = "edits",
     params(
         SubmitQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "Names the request, so that it can be sent again: the recorded answer is then given again. 1 to 255 visible ASCII characters."),
+        ("Idempotency-Key" = Option<String>, Header, description = "Names the request, so that it can be sent again: if it made a version, the answer recorded with that version is given again, and nothing is done twice. Other answers (a dry run, a rejection, a failure) are not kept: sent again, such a request is carried out anew. 1 to 255 visible ASCII characters."),
         ("If-Match" = Option<String>, Header, description = "The newest version must be this one, in double quotes; the same as `expected_version`."),
         ("Prefer" = Option<String>, Header, description = "`respond-async`: answer 202 once the edit is queued."),
         ("x-amend-actor" = Option<String>, Header, description = "Who asks; 1 to 128 visible ASCII characters."),
@@ -107,7 +109,7 @@ pub(in crate::http) async fn submit(
     let expected_version = headers::expected_version(&headers, expected_version)?;
     let count = edits.len();
     let submission = Submission { edits, dry_run, actor, expected_version, idempotency: asked, batch };
-    let submitted = app.edits.submit(submission)?;
+    let submitted = app.edits.submit(submission).await?;
     debug_assert_eq!(submitted.ids.len(), count, "each edit has an id");
     if headers::prefers_async(&headers) && !dry_run {
         return Ok(accepted(submitted));

@@ -32,7 +32,7 @@ problems!(TakeBackProblems: InvalidParameter, InvalidHeader, UnknownEdit, Reques
     delete, path = "/edits/{id}", operation_id = "take_back_edit", tag = "edits",
     params(
         ("id" = Uuid, Path, description = "The edit; it must be active."),
-        ("Idempotency-Key" = Option<String>, Header, description = "Names the request, so that it can be sent again."),
+        ("Idempotency-Key" = Option<String>, Header, description = "Names the request, so that it can be sent again: the answer recorded with the version that it made is then given again."),
         ("If-Match" = Option<String>, Header, description = "The newest version must be this one, in double quotes."),
         ("x-amend-actor" = Option<String>, Header, description = "Who asks; 1 to 128 visible ASCII characters."),
     ),

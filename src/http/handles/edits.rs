@@ -11,8 +11,11 @@ use crate::{
 
 #[async_trait]
 impl Edits for EditHandle {
-    fn submit(&self, submission: Submission) -> Result<Submitted, WriterError> {
-        let ticket = Self::submit(self, submission)?;
+    async fn submit(&self, submission: Submission) -> Result<Submitted, WriterError> {
+        // Megabytes of text take long to tokenize, and nothing else would run on this worker meanwhile.
+        let handle = self.clone();
+        let admitted = tokio::task::spawn_blocking(move || Self::submit(&handle, submission)).await;
+        let ticket = admitted.map_err(|error| WriterError::Internal(format!("admission failed: {error}")))??;
         Ok(Submitted { ids: ticket.ids().to_vec(), done: ticket.done().boxed() })
     }
 

@@ -88,7 +88,7 @@ pub struct FakeEdits {
 
 #[async_trait]
 impl Edits for FakeEdits {
-    fn submit(&self, submission: Submission) -> Result<Submitted, WriterError> {
+    async fn submit(&self, submission: Submission) -> Result<Submitted, WriterError> {
         check(&self.refuses)?;
         assert!(!self.panics.load(Ordering::SeqCst), "told to panic");
         let status = if submission.dry_run { ReportStatus::DryRun } else { ReportStatus::Applied };

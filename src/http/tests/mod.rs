@@ -161,6 +161,6 @@ fn service_info() -> ServiceInfo {
             editable: vec![MatrixInfo { name: "down".into(), d_out: 4, d_in: 8 }],
         },
         editor: EditorInfo { name: "tiny".into(), method: "mend".into(), digest: Digest::of(b"editor") },
-        limits: ServiceLimits { edit_queue: 64, edits_per_request: 16, generate_queue: 32 },
+        limits: ServiceLimits { edit_queue: 64, edits_per_request: 16, generate_queue: 32, ..ServiceLimits::default() },
     }
 }

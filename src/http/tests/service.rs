@@ -13,7 +13,7 @@ use tokio::{
 use super::{World, doubles::fail};
 use crate::{
     edit_log::LogError,
-    http::{HttpLimits, Readiness, error::Code, serve},
+    http::{Doors, HttpLimits, Readiness, error::Code, serve},
 };
 
 #[tokio::test]
@@ -62,6 +62,28 @@ async fn work_is_refused_unless_ready_and_reading_is_not() {
     }
     draining.get("/edits").await.ok(200);
     draining.get("/versions/1").await.ok(200);
+}
+
+#[tokio::test]
+async fn before_the_routes_are_there_the_service_is_alive_and_not_ready() {
+    let (mut world, readiness) = (World::new(), Readiness::new());
+    let doors = Doors::new(readiness.clone());
+    let full = std::mem::replace(&mut world.app, doors.router());
+    assert_eq!(world.get("/livez").await.ok(200), json!({"status": "ok"}));
+    for path in ["/readyz", "/info", "/edits", "/nowhere"] {
+        world.get(path).await.problem(Code::NotReady);
+    }
+    world.delete("/livez").await.problem(Code::NotReady);
+    world.post("/edits", &json!({"prompt": "p", "target": "t"})).await.problem(Code::NotReady);
+    readiness.drain();
+    world.get("/readyz").await.problem(Code::Draining);
+
+    doors.open(full);
+    world.get("/readyz").await.ok(200);
+    world.get("/versions/1").await.ok(200);
+    world.get("/nowhere").await.problem(Code::NotFound);
+    let line = r#"amend_http_requests_total{method="GET",route="/versions/{n}",status="200"}"#;
+    assert_eq!(world.counted(line), Some(1), "the matched route is known behind the doors too");
 }
 
 #[tokio::test]

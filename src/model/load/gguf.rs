@@ -31,7 +31,7 @@ use crate::{
 /// Opens a GGUF file.
 pub(super) fn open(path: &Path, options: &LoadOptions) -> Result<Loaded, ModelError> {
     let io = |source| ModelError::Io { path: path.to_owned(), source };
-    let digest = digest_file(path).map_err(io)?;
+    let digest = Digest::of_file(path).map_err(io)?;
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
     let content =
         read_header(&mut reader).map_err(|why| ModelError::Malformed { file: path.display().to_string(), why })?;
@@ -65,13 +65,6 @@ fn read_header(reader: &mut BufReader<File>) -> Result<Content, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Content::read(reader)))
         .map_err(|_| "its header can not be read; is general.alignment zero?".to_owned())?
         .map_err(|error| error.to_string())
-}
-
-/// BLAKE3 of a file's bytes.
-pub(super) fn digest_file(path: &Path) -> std::io::Result<Digest> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
-    Ok(Digest(*hasher.finalize().as_bytes()))
 }
 
 struct Metadata<'a> {

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor, safetensors::MmapedSafetensors};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Checkpoint, LoadOptions, Loaded, check_architecture, check_shape, gguf::digest_file};
+use super::{Checkpoint, LoadOptions, Loaded, check_architecture, check_shape};
 use crate::{
     digest::Digest,
     model::{
@@ -162,14 +162,19 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     Ok(files)
 }
 
+/// Files that decide what the model does beside its weights; those that are there count.
+const DESCRIPTIONS: &[&str] =
+    &["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
+
 fn digest_folder(folder: &Path, weights: &[PathBuf]) -> Result<Digest, ModelError> {
-    let files = [folder.join("config.json"), folder.join("tokenizer.json")];
-    let mut parts = Vec::new();
-    for path in files.iter().chain(weights) {
-        let digest = digest_file(path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
-        parts.push(*digest.as_bytes());
+    let described = DESCRIPTIONS.iter().map(|name| folder.join(name)).filter(|path| path.exists());
+    let mut parts: Vec<Vec<u8>> = Vec::new();
+    for path in described.chain(weights.iter().cloned()) {
+        let digest = Digest::of_file(&path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
+        parts.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned().into_bytes());
+        parts.push(digest.as_bytes().to_vec());
     }
-    Ok(Digest::of_parts(parts.iter().map(<[u8; 32]>::as_slice)))
+    Ok(Digest::of_parts(parts.iter().map(Vec::as_slice)))
 }
 
 struct FolderCheckpoint {

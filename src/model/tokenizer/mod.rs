@@ -1,8 +1,8 @@
 //! Text to token ids and back, as the model's own tokenizer does it.
 //!
-//! Two sources: a Hugging Face folder, whose `tokenizer.json` the `tokenizers` crate runs ([`hub`]), and GGUF metadata
-//! ([`gguf`]), for which this module has a byte-level BPE pipeline of its own ([`byte_level`]), since the metadata names the
-//! pre-tokenizer instead of describing it. Decoding is the same for both: each token stands for bytes ([`vocabulary`]),
+//! Two sources: a Hugging Face folder, whose `tokenizer.json` the `tokenizers` crate runs (`hub`), and GGUF metadata
+//! (`gguf`), for which this module has a byte-level BPE pipeline of its own (`byte_level`), since the metadata names the
+//! pre-tokenizer instead of describing it. Decoding is the same for both: each token stands for bytes (`vocabulary`),
 //! which a [`DecodeStream`] turns into text.
 
 mod byte_level;

@@ -116,3 +116,56 @@ async fn a_commit_whose_answer_was_lost_is_taken_up() {
     assert_eq!(world.edit("Rome is", "red").await.version, 3);
     world.check().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_up_a_lost_commit_can_be_tried_again() {
+    let world = World::new().await;
+    world.edit("Paris is", "blue").await;
+    world.log.at_next_commit(Fault::LoseAnswer);
+    // The first read is the turn's own; the repair takes the old edit off the sums and fails to read the new one.
+    world.log.failing_read.store(3, std::sync::atomic::Ordering::SeqCst);
+    world.run(single(edit("Paris is", "red"))).await.unwrap_err();
+    let next = world.edit("Rome is", "red").await;
+    assert_eq!((next.version, next.digest), (3, world.check().await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_built_on_a_version_that_does_not_fit() {
+    let world = World::new().await;
+    let lie = |number| world.log.lying.store(number, std::sync::atomic::Ordering::SeqCst);
+    lie(1);
+    world.log.at_next_commit(Fault::LoseAnswer);
+    world.run(single(edit("Paris is", "blue"))).await.unwrap_err();
+    for _ in 0..2 {
+        let error = world.run(single(edit("Rome is", "red"))).await.unwrap_err();
+        assert!(matches!(error, WriterError::Internal(_)), "{error}");
+    }
+    assert_eq!(world.newest().await.number, 0, "nothing was published");
+    lie(0);
+    assert_eq!(world.edit("Rome is", "red").await.version, 2);
+    world.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_measurement_is_the_right_edits() {
+    let world = World::new().await;
+    let bad = EditRequest { locality: vec![probe("FAIL-MEASURE is", None)], ..edit("Rome is", "red") };
+    let ticket = world.submit(batch(vec![edit("Paris is", "blue"), bad, edit("Oslo is", "cold")])).unwrap();
+    let ids = ticket.ids().to_vec();
+    let Err(WriterError::Failed { id, .. }) = ticket.done().await else { panic!("it did not fail") };
+    assert_eq!(id, ids[1]);
+    assert_eq!(world.row(ids[1]).await.reason.as_deref(), Some("measure was told to fail"));
+    assert!(world.row(ids[0]).await.reason.unwrap().contains("edits[1]"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overflow_in_a_batch_blames_no_edit_alone() {
+    let world = World::new().await;
+    let ticket = world.submit(batch(vec![edit("Paris is", "blue"), edit("HUGE-DELTA is", "red")])).unwrap();
+    let ids = ticket.ids().to_vec();
+    let Err(WriterError::Overflow { .. }) = ticket.done().await else { panic!("it did not overflow") };
+    for id in ids {
+        let reason = world.row(id).await.reason.unwrap();
+        assert!(reason.contains("overflow") && reason.ends_with("(this or another edit of the batch)"), "{reason}");
+    }
+}

@@ -7,7 +7,10 @@ mod property;
 mod queueing;
 mod restart;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -60,7 +63,7 @@ impl World {
 
     /// Stops, and starts again over the same log.
     async fn restart(self, config: WriterConfig) -> Self {
-        self.started.task.stop().await;
+        self.started.task.stop(Duration::ZERO).await;
         self.log.log.close().await;
         Self::over(self.folder, config).await
     }
@@ -100,8 +103,8 @@ impl World {
         self.metrics.edits.with_label_values(&[outcome]).get()
     }
 
-    /// Law 2: what the newest version is must be what its set makes from nothing, added in another order; and the log must
-    /// agree. Returns the digest.
+    /// Law 2: what the newest version is must be what its set makes from nothing, added in another order; and the log
+    /// must agree. Returns the digest.
     async fn check(&self) -> Digest {
         let newest = self.newest().await;
         let head = self.log.head().await.unwrap();

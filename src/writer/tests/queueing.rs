@@ -1,7 +1,7 @@
 //! The queue: bounded, in order, captured together, answered to the last.
 
 use super::*;
-use crate::writer::PendingState;
+use crate::{edit_log::EditStatus, writer::PendingState};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_at_once() {
@@ -99,7 +99,7 @@ async fn shutdown_answers_the_queue() {
         let handle = handle.clone();
         tokio::spawn(async move { handle.change(SetChange::Rollback(0), "tester".into(), None, None).await })
     };
-    let stopping = tokio::spawn(task.stop());
+    let stopping = tokio::spawn(task.stop(Duration::from_millis(1)));
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     gate.open();
     stopping.await.unwrap();
@@ -109,6 +109,87 @@ async fn shutdown_answers_the_queue() {
     let Err(error) = handle.submit(single(edit("Rome is", "red"))) else { panic!("it was admitted") };
     assert!(matches!(error, WriterError::ShuttingDown), "{error}");
     assert!(handle.pending(id).is_none());
-    assert!(log.edit(id).await.unwrap().is_none());
+    let row = log.edit(id).await.unwrap().unwrap();
+    assert_eq!((row.status, row.reason.as_deref()), (EditStatus::Failed, Some("the service is shutting down")));
     assert_eq!(versions.lease(None).await.unwrap().number, log.head().await.unwrap().number);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_captured_together_is_bounded_in_tokens() {
+    let world = World::with(WriterConfig { max_submission_tokens: 8, ..config() }).await;
+    let running = world.submit(single(edit("WAIT is", "blue"))).unwrap();
+    while world.started.handle.pending(running.ids()[0]).is_some_and(|edit| edit.state == PendingState::Queued) {
+        tokio::task::yield_now().await;
+    }
+    // Four tokens each.
+    let tickets: Vec<_> = (0..5).map(|i| world.submit(single(edit(&format!("city {i} is"), "red"))).unwrap()).collect();
+    let error = world.submit(batch(vec![edit("a b c", "d e"), edit("f g", "h i")])).err().unwrap();
+    assert_eq!(error.to_string(), "edits: length in tokens must be <= 8, given 9");
+    world.gate.open();
+    for ticket in tickets {
+        ticket.done().await.unwrap();
+    }
+    assert_eq!(*world.passes.lock().unwrap(), [1, 2, 2, 1]);
+    world.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_works_on_the_queue_while_there_is_time() {
+    let world = World::new().await;
+    let World { started: Started { handle, task, .. }, gate, log, .. } = world;
+    let tickets: Vec<_> = ["WAIT is", "Paris is", "Rome is"]
+        .iter()
+        .map(|prompt| handle.submit(single(edit(prompt, "red"))).unwrap())
+        .collect();
+    let stopping = tokio::spawn(task.stop(Duration::from_secs(60)));
+    while !handle.shared.closing.is_cancelled() {
+        tokio::task::yield_now().await;
+    }
+    let Err(error) = handle.submit(single(edit("Oslo is", "red"))) else { panic!("it was admitted") };
+    assert!(matches!(error, WriterError::ShuttingDown), "{error}");
+    gate.open();
+    for ticket in tickets {
+        ticket.done().await.unwrap();
+    }
+    stopping.await.unwrap();
+    assert_eq!(log.head().await.unwrap().number, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_sent_again_before_its_answer_shares_it() {
+    let world = World::new().await;
+    let running = world.submit(single(edit("WAIT is", "blue"))).unwrap();
+    let with = |request: &str| Submission { idempotency: key("k", request), ..single(edit("Paris is", "red")) };
+    let tickets = [world.submit(with("a")).unwrap(), world.submit(with("a")).unwrap()];
+    assert_eq!(tickets[0].ids(), tickets[1].ids());
+    let id = tickets[0].ids()[0];
+    let Err(error) = world.submit(with("b")) else { panic!("another request under the key") };
+    assert!(matches!(error, WriterError::IdempotencyMismatch { .. }), "{error}");
+    world.gate.open();
+    running.done().await.unwrap();
+    for ticket in tickets {
+        let Ok(Answer::Fresh(report)) = ticket.done().await else { panic!("not answered") };
+        assert_eq!((report.version, report.edits[0].id), (2, id));
+    }
+    assert_eq!(world.newest().await.number, 2, "applied once");
+    let Ok(Answer::Recorded(_)) = world.submit(with("a")).unwrap().done().await else { panic!("not recorded") };
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_request_found_no_place_is_free() {
+    let world = World::with(WriterConfig { queue_capacity: 1, ..config() }).await;
+    let running = world.submit(single(edit("WAIT is", "blue"))).unwrap();
+    while world.started.handle.pending(running.ids()[0]).is_some_and(|edit| edit.state == PendingState::Queued) {
+        tokio::task::yield_now().await;
+    }
+    let waiting = world.submit(single(edit("Rome is", "red"))).unwrap();
+    let with = || Submission { idempotency: key("k", "a"), ..single(edit("Paris is", "red")) };
+    for _ in 0..2 {
+        let Err(error) = world.submit(with()) else { panic!("the queue is full") };
+        assert!(matches!(error, WriterError::QueueFull { .. }), "{error}");
+    }
+    world.gate.open();
+    running.done().await.unwrap();
+    waiting.done().await.unwrap();
+    assert_eq!(world.run(with()).await.unwrap().version, 3);
 }

@@ -100,7 +100,7 @@ impl PackedWeights {
 }
 
 /// Whether this CPU has the kernel.
-fn kernel_available() -> bool {
+pub fn kernel_available() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512vnni");
     #[cfg(not(target_arch = "x86_64"))]

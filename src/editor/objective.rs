@@ -1,4 +1,4 @@
-//! What an editor is trained for: the target's likelihood under the edited model, and no change elsewhere.
+//! The losses that editors minimise beside the likelihood of a target, with their gradients.
 
 use candle_core::{D, Result, Tensor};
 

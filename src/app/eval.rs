@@ -1,0 +1,129 @@
+//! `amend eval`.
+
+mod table;
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use anyhow::{Context, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::{
+    cli,
+    config::{EvalArgs, EvalWhat},
+    editor::{
+        self, Manifest,
+        finetune::{self, Finetune, FinetuneOptions},
+    },
+    files::write_whole,
+    model::{LoadOptions, Model, Passage},
+    training::{
+        dataset::{self, Dataset},
+        evaluate::{self, Candidate, EvaluateOptions, Inputs, Report},
+    },
+};
+
+/// Records whose locality questions fine-tuning with a divergence keeps still. They are none of those that are measured.
+const STILL_RECORDS: usize = 8;
+
+/// Measures editors side by side.
+pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
+    let what = &args.what;
+    let options = options(what);
+    let data = dataset::load(&what.data)?;
+    let window = evaluate::window(data.records.len(), &options)?;
+    let running_text = match &what.running_text {
+        Some(path) => Some(std::fs::read_to_string(path).with_context(|| path.display().to_string())?),
+        None => None,
+    };
+    let tail_blocks = tail_blocks(&what.editors)?.unwrap_or(LoadOptions::default().tail_blocks);
+    let model = Model::load(&args.model.model, &LoadOptions { tail_blocks, ..LoadOptions::default() })?;
+    let reserved = match what.editors.iter().any(|name| name == finetune::METHOD_KL) {
+        true => evaluate::reserve(data.records.len(), &window, STILL_RECORDS, options.seed)
+            .with_context(|| finetune::METHOD_KL)?,
+        false => Vec::new(),
+    };
+    let candidates = what
+        .editors
+        .iter()
+        .map(|name| candidate(name, &model, &data, &reserved))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let inputs = Inputs {
+        model: &model,
+        data: &data,
+        running_text: running_text.as_deref(),
+        candidates: &candidates,
+        reserved: &reserved,
+        threads: args.model.compute.threads(),
+        bar: &progress_bar(),
+    };
+    publish(&evaluate::evaluate(&inputs, &options)?, what.json.as_deref())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(what: &EvalWhat) -> EvaluateOptions {
+    EvaluateOptions {
+        offset: what.offset,
+        records: what.records.get(),
+        unrelated: what.unrelated,
+        max_new_tokens: what.max_new_tokens.get(),
+        seed: what.seed,
+    }
+}
+
+fn is_method(name: &str) -> bool {
+    [finetune::METHOD, finetune::METHOD_KL].contains(&name)
+}
+
+/// How many blocks the folders among `names` edit, all the same number; none without a folder.
+fn tail_blocks(names: &[String]) -> anyhow::Result<Option<usize>> {
+    let mut first: Option<(&str, usize)> = None;
+    for name in names.iter().filter(|name| !is_method(name)) {
+        let blocks = Manifest::read(Path::new(name))?.tail_blocks;
+        let (other, same) = *first.get_or_insert((name, blocks));
+        ensure!(blocks == same, "{name} edits the last {blocks} blocks, {other} the last {same}; measure them apart");
+    }
+    Ok(first.map(|(_, blocks)| blocks))
+}
+
+fn candidate(name: &str, model: &Model, data: &Dataset, reserved: &[usize]) -> anyhow::Result<Candidate> {
+    let options = FinetuneOptions::default();
+    let (editor, options): (Box<dyn editor::Editor>, _) = match name {
+        finetune::METHOD => {
+            let said = json!({ "learning_rate": options.learning_rate, "max_steps": options.max_steps });
+            (Box::new(Finetune::new(options)), said)
+        }
+        finetune::METHOD_KL => {
+            let still = reserved.iter().map(|&place| &data.records[place]);
+            let passages = still
+                .map(|record| model.tokenizer().encode_passage(&record.locality_prompt, &record.locality_target))
+                .collect::<Result<Vec<Passage>, _>>()?;
+            let mut said = json!(options);
+            said["still_records"] = json!(reserved);
+            (Box::new(Finetune::with_kl(options, model, &passages)?), said)
+        }
+        folder => (editor::load(Path::new(folder), model)?.1, serde_json::Value::Null),
+    };
+    Ok(Candidate { name: name.to_owned(), editor, options })
+}
+
+/// The table, or JSON alone where standard output takes it.
+fn publish(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(report)?;
+    if json == Some(Path::new("-")) {
+        return Ok(cli::print(&text)?);
+    }
+    cli::print(&table::figures(report))?;
+    if let Some(path) = json {
+        write_whole(path, format!("{text}\n").as_bytes()).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} records {elapsed} ETA {eta}")
+        .expect("the template is a constant that indicatif accepts");
+    let bar = ProgressBar::new(0).with_style(style);
+    bar.enable_steady_tick(Duration::from_secs(1));
+    bar
+}

@@ -1,0 +1,34 @@
+//! Loading what several commands need: model, editor, log.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context;
+
+use crate::{
+    editor::{self, Editor, Manifest},
+    model::{LoadOptions, Model},
+};
+
+/// A model and an editor that was trained for it.
+pub(super) struct Loaded {
+    pub model: Arc<Model>,
+    pub editor: Arc<dyn Editor>,
+    pub manifest: Manifest,
+}
+
+/// Loads both; the editor says how many blocks of the model are editable.
+pub(super) fn load(model: &Path, editor: &Path) -> anyhow::Result<Loaded> {
+    let started = std::time::Instant::now();
+    let tail_blocks = Manifest::read(editor)?.tail_blocks;
+    let model =
+        Model::load(model, &LoadOptions { tail_blocks, ..LoadOptions::default() }).context("loading the model")?;
+    let (manifest, editor) = editor::load(editor, &model)?;
+    tracing::info!(
+        model = model.name(),
+        architecture = model.architecture(),
+        editor = manifest.name,
+        seconds = started.elapsed().as_secs_f64(),
+        "model and editor loaded"
+    );
+    Ok(Loaded { model: Arc::new(model), editor: Arc::from(editor), manifest })
+}

@@ -1,0 +1,216 @@
+//! `amend serve`: starts the writer, the engine and the HTTP side, and stops them in order.
+
+use std::{
+    pin::pin,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::open::{self, Loaded};
+use crate::{
+    config::ServeArgs,
+    edit_log::{EditLog, WriterLock, sqlite::SqliteLog},
+    generation::{GenerateConfig, GenerateHandle, ModelDecoder},
+    http::{
+        self, AppState, Doors, EditorInfo, HttpLimits, MatrixInfo, ModelInfo, Readiness, ServiceInfo, ServiceLimits,
+    },
+    telemetry::Metrics,
+    writer::{self, Started, WriterConfig, WriterTask},
+};
+
+/// Serves until SIGTERM or SIGINT; a second signal ends at once.
+///
+/// The port answers from the start, so that a probe can tell a long replay from a process that hangs.
+pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
+    // Before the model is loaded: an address or a database that is taken should be told at once.
+    let listener =
+        TcpListener::bind(args.http.listen).await.with_context(|| format!("listening on {}", args.http.listen))?;
+    let address = listener.local_addr()?;
+    let lock = WriterLock::acquire(&args.database.database)?;
+    let log = Arc::new(SqliteLog::open(&args.database.database).await?);
+
+    let (readiness, stop) = (Readiness::new(), CancellationToken::new());
+    let doors = Doors::new(readiness.clone());
+    let mut server = tokio::spawn(http::serve(listener, doors.router(), stop.clone().cancelled_owned()));
+    // One future for the whole life: a signal that comes between two of them would be lost.
+    let mut stopping = pin!(stop_signal());
+    let service = tokio::select! {
+        service = Box::pin(Service::start(args, Arc::clone(&log) as _, readiness.clone())) => service?,
+        () = &mut stopping => {
+            // Loading and replay change nothing, so they need not come to an end.
+            readiness.drain();
+            tracing::info!("stopped before the service was ready");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let Service { routes, engine, task } = service;
+    doors.open(routes);
+    readiness.ready();
+    tracing::info!(%address, "serving");
+
+    let failed = tokio::select! {
+        () = &mut stopping => None,
+        ended = &mut server => Some(ended),
+    };
+    let limit = Duration::from_secs(args.http.drain_seconds);
+    tracing::info!(seconds = limit.as_secs(), "draining; a second signal ends at once");
+    readiness.drain();
+    tokio::spawn(exit_at_next_signal());
+    // One deadline for all that drains.
+    let deadline = Instant::now() + limit;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let (finished, ()) = tokio::join!(engine.drain(left()), task.stop(left()));
+    // Only now: until then new requests were answered that the service drains.
+    stop.cancel();
+    let answered = match failed {
+        Some(ended) => Ok(ended),
+        // What the engine and the writer answered last has yet to be written out.
+        None => tokio::time::timeout(left().max(Duration::from_secs(1)), server).await,
+    };
+    log.close().await;
+    drop(lock);
+    match answered {
+        Ok(result) => result??,
+        Err(_) => tracing::warn!("requests were still running at the end of the drain"),
+    }
+    tracing::info!(complete = finished, "stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is there once the model is loaded and the log replayed.
+struct Service {
+    routes: axum::Router,
+    engine: GenerateHandle,
+    task: WriterTask,
+}
+
+impl Service {
+    async fn start(args: &ServeArgs, log: Arc<dyn EditLog>, readiness: Readiness) -> anyhow::Result<Self> {
+        let (model, editor) = (args.model.model.clone(), args.editor.editor.clone());
+        let loaded = tokio::task::spawn_blocking(move || open::load(&model, &editor)).await??;
+        let metrics = Metrics::new();
+        let started = writer::start(
+            Arc::clone(&loaded.model),
+            Arc::clone(&loaded.editor),
+            Arc::clone(&log),
+            writer_config(args),
+            metrics.clone(),
+        )
+        .await?;
+        let Started { handle, versions, task, .. } = started;
+        let decoder = Arc::new(ModelDecoder::new(Arc::clone(&loaded.model), versions));
+        let engine = GenerateHandle::start(decoder, generate_config(args), metrics.clone())?;
+        let routes = http::router(AppState {
+            edits: Arc::new(handle),
+            generates: Arc::new(engine.clone()),
+            log,
+            metrics,
+            info: Arc::new(info(&loaded, args)),
+            readiness,
+            limits: HttpLimits {
+                body_bytes: args.http.body_limit.get(),
+                request_time: Duration::from_secs(args.http.request_timeout.get()),
+            },
+        });
+        Ok(Self { routes, engine, task })
+    }
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM can not be watched; SIGINT stops the service");
+            // A failure here means that no signal can be watched, and waiting for ever is right.
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+async fn exit_at_next_signal() {
+    stop_signal().await;
+    tracing::warn!("second signal: ending at once");
+    std::process::exit(1);
+}
+
+fn writer_config(args: &ServeArgs) -> WriterConfig {
+    let (writer, limits) = (&args.writer, &args.limits);
+    WriterConfig {
+        queue_capacity: writer.queue_capacity.get(),
+        capture_batch: writer.capture_batch.get(),
+        pass_tokens: writer.pass_tokens.get(),
+        min_probability: writer.guard_min_probability,
+        max_kl: writer.guard_max_kl,
+        max_prompt_tokens: limits.max_prompt_tokens.get(),
+        max_target_tokens: limits.max_target_tokens.get(),
+        max_text_bytes: limits.max_text_bytes.get(),
+        max_note_bytes: WriterConfig::default().max_note_bytes,
+        max_submission_tokens: WriterConfig::default().max_submission_tokens,
+        max_paraphrases: limits.max_paraphrases,
+        max_locality: limits.max_locality,
+        max_edits_per_batch: limits.max_edits_per_batch.get(),
+        resident_versions: writer.resident_versions,
+        replay_every_version: writer.replay_every_version,
+    }
+}
+
+fn generate_config(args: &ServeArgs) -> GenerateConfig {
+    let engine = &args.engine;
+    GenerateConfig {
+        queue_capacity: engine.generate_queue_capacity,
+        max_sequences: engine.max_sequences.get(),
+        prefill_chunk: engine.prefill_chunk.get(),
+        default_max_tokens: engine.default_max_tokens.get(),
+        max_tokens: engine.max_tokens_limit.get(),
+        score_tokens: engine.score_tokens_limit,
+    }
+}
+
+fn info(loaded: &Loaded, args: &ServeArgs) -> ServiceInfo {
+    let model = &loaded.model;
+    let editable = model.editable().iter().map(|matrix| MatrixInfo {
+        name: matrix.name.clone(),
+        d_out: matrix.d_out,
+        d_in: matrix.d_in,
+    });
+    ServiceInfo {
+        service_version: env!("CARGO_PKG_VERSION").to_owned(),
+        model: ModelInfo {
+            name: model.name().to_owned(),
+            architecture: model.architecture().to_owned(),
+            digest: model.digest(),
+            context_length: model.context_length(),
+            editable: editable.collect(),
+        },
+        editor: EditorInfo {
+            name: loaded.manifest.name.clone(),
+            method: loaded.editor.method().to_owned(),
+            digest: loaded.editor.digest(),
+        },
+        limits: ServiceLimits {
+            edit_queue: args.writer.queue_capacity.get(),
+            edits_per_request: args.limits.max_edits_per_batch.get(),
+            prompt_tokens: args.limits.max_prompt_tokens.get(),
+            target_tokens: args.limits.max_target_tokens.get(),
+            text_bytes: args.limits.max_text_bytes.get(),
+            paraphrases: args.limits.max_paraphrases,
+            locality: args.limits.max_locality,
+            generate_queue: args.engine.generate_queue_capacity,
+            max_tokens: args.engine.max_tokens_limit.get(),
+            score_tokens: args.engine.score_tokens_limit.min(model.context_length()),
+        },
+    }
+}

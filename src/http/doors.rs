@@ -1,0 +1,62 @@
+//! One port for the whole life of the service: what it answers before its routes are there, and the change to them.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::from_fn,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tower::ServiceExt;
+
+use super::{
+    error::{Code, Problem},
+    health, middleware,
+    readiness::Readiness,
+};
+
+/// Routes that come later. Until [`open`](Self::open), `/livez` answers 200, so that nobody takes a long replay for a
+/// process that hangs, and everything else 503. Cloning shares it.
+#[derive(Clone)]
+pub struct Doors(Arc<Inner>);
+
+struct Inner {
+    starting: Router,
+    service: OnceLock<Router>,
+}
+
+impl Doors {
+    /// Closed; `readiness` says why.
+    pub fn new(readiness: Readiness) -> Self {
+        let starting = Router::new()
+            .route("/livez", get(health::livez))
+            .fallback(refuse)
+            .method_not_allowed_fallback(refuse)
+            .layer(from_fn(middleware::identify))
+            .with_state(readiness);
+        Self(Arc::new(Inner { starting, service: OnceLock::new() }))
+    }
+
+    /// What is to be served from the start.
+    pub fn router(&self) -> Router {
+        Router::new().fallback(enter).with_state(self.clone())
+    }
+
+    /// Every request from now on goes to `service`. The first call counts.
+    pub fn open(&self, service: Router) {
+        let first = self.0.service.set(service).is_ok();
+        debug_assert!(first, "doors open once");
+    }
+}
+
+async fn enter(State(doors): State<Doors>, request: Request) -> Response {
+    let routes = doors.0.service.get().unwrap_or(&doors.0.starting).clone();
+    routes.oneshot(request).await.into_response()
+}
+
+async fn refuse(State(readiness): State<Readiness>) -> Problem {
+    let refused = readiness.check().err();
+    refused.unwrap_or_else(|| Problem::new(Code::NotReady, "the service is about to be ready"))
+}

@@ -1,0 +1,69 @@
+//! The tail under one edit.
+
+use candle_core::Tensor;
+
+use crate::{
+    editor::{Delta, EditorError, MatrixDelta},
+    model::{DenseMatrices, Projection, layers::linear::frozen_matmul},
+};
+
+/// `W0` with a delta. A low-rank one stays beside the base, `y = W0 x + left^T (right x)`; a dense one is added to it.
+pub struct Edited<'a> {
+    base: &'a DenseMatrices,
+    matrices: Vec<Matrix>,
+}
+
+enum Matrix {
+    Unchanged,
+    /// `right [n, d_in]` and `left` transposed, `[d_out, n]`.
+    LowRank {
+        right: Tensor,
+        left: Tensor,
+    },
+    /// `[d_out, d_in]`, the base included.
+    Dense(Tensor),
+}
+
+impl<'a> Edited<'a> {
+    /// Puts `delta` on `base`; [`EditorError::NonFinite`] if there is a number in it that is not one.
+    pub fn new(base: &'a DenseMatrices, delta: &Delta) -> Result<Self, EditorError> {
+        let matrices = base.tensors().iter().zip(&delta.0);
+        let matrices = matrices.map(|(base, delta)| Matrix::new(base, delta)).collect::<Result<_, _>>()?;
+        Ok(Self { base, matrices })
+    }
+}
+
+impl Matrix {
+    fn new(base: &Tensor, delta: &MatrixDelta) -> Result<Self, EditorError> {
+        match delta {
+            MatrixDelta::LowRank { left, .. } if left.dim(0)? == 0 => Ok(Self::Unchanged),
+            MatrixDelta::LowRank { left, right } => {
+                check(left)?;
+                check(right)?;
+                Ok(Self::LowRank { right: right.contiguous()?, left: left.t()?.contiguous()? })
+            }
+            MatrixDelta::Dense(dense) => {
+                check(dense)?;
+                Ok(Self::Dense((base + dense)?))
+            }
+        }
+    }
+}
+
+/// A sum of magnitudes is finite only if all of them are, and not absurdly large.
+fn check(values: &Tensor) -> Result<(), EditorError> {
+    let sum: f32 = values.abs()?.sum_all()?.to_scalar()?;
+    if sum.is_finite() { Ok(()) } else { Err(EditorError::NonFinite { what: "the delta of an edit".to_owned() }) }
+}
+
+impl Projection for Edited<'_> {
+    fn project(&self, matrix: usize, x: &Tensor) -> candle_core::Result<Tensor> {
+        match &self.matrices[matrix] {
+            Matrix::Unchanged => self.base.project(matrix, x),
+            Matrix::LowRank { right, left } => {
+                self.base.project(matrix, x)? + frozen_matmul(&frozen_matmul(x, right)?, left)?
+            }
+            Matrix::Dense(weight) => frozen_matmul(x, weight),
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The real binary as a child process, over a database in a temporary folder, and a client that talks to it.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use reqwest::{Method, RequestBuilder, header::HeaderMap};
+use serde_json::{Value, json};
+
+use super::tiny;
+
+/// How long anything may take before a test gives up; a machine that is busy with other things is slow.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Model, editor and database of one test.
+pub struct Files {
+    pub model: PathBuf,
+    pub editor: PathBuf,
+    pub folder: tempfile::TempDir,
+}
+
+impl Files {
+    /// The tiny model and its editor.
+    pub fn tiny() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (model, editor) = (folder.path().join("model"), folder.path().join("editor"));
+        tiny::write_model(&model, 1);
+        tiny::write_editor(&editor, &model, 2);
+        Self { model, editor, folder }
+    }
+
+    /// The same model and editor, and no database yet.
+    pub fn afresh(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { model: self.model.clone(), editor: self.editor.clone(), folder }
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.folder.path().join("data").join("amend.db")
+    }
+
+    pub fn url(&self) -> String {
+        format!("sqlite://{}", self.database().display())
+    }
+
+    /// The options that name all three.
+    pub fn options(&self) -> Vec<String> {
+        let path = |path: &Path| path.display().to_string();
+        let named = [("--model", path(&self.model)), ("--editor", path(&self.editor)), ("--database", self.url())];
+        named.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect()
+    }
+
+    /// `amend verify` over them.
+    pub fn verify(&self) -> Finished {
+        finish(amend().arg("verify").args(self.options()))
+    }
+}
+
+/// The binary, untouched by the options that the environment of the test holds.
+pub fn amend() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_amend"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("AMEND_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A command that ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Finished {
+    /// What it printed; fails unless it went well.
+    pub fn good(self) -> String {
+        assert!(self.status.success(), "{self:?}");
+        self.stdout
+    }
+
+    /// What it said last on standard error; fails unless it ended in an error of its own.
+    pub fn refused(self) -> String {
+        assert_eq!(self.status.code(), Some(1), "{self:?}");
+        let error = self.stderr.lines().rfind(|line| line.starts_with("error: "));
+        error.unwrap_or_else(|| panic!("no error in {self:?}")).to_owned()
+    }
+}
+
+/// Runs a command to its end.
+pub fn finish(command: &mut Command) -> Finished {
+    let mut child = Held::new(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let stdout = read_all(child.process.stdout.take().unwrap());
+    let stderr = read_all(child.process.stderr.take().unwrap());
+    let status = child.wait();
+    Finished { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+fn read_all(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// A child that does not outlive the test, whatever fails.
+struct Held {
+    process: Child,
+    /// What it wrote to standard error so far.
+    log: Arc<Mutex<String>>,
+}
+
+impl Held {
+    fn new(command: &mut Command) -> Self {
+        Self { process: command.spawn().unwrap(), log: Arc::default() }
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "process {} does not end", self.process.id());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if thread::panicking() {
+            eprintln!("the service said:\n{}", self.log.lock().unwrap());
+        }
+    }
+}
+
+/// A running service.
+pub struct Server {
+    child: Held,
+    pub client: Client,
+}
+
+impl Server {
+    /// Starts the service and waits until it is ready.
+    pub async fn start(files: &Files) -> Self {
+        Self::start_with(files, &[]).await
+    }
+
+    /// The same, with further options.
+    pub async fn start_with(files: &Files, options: &[&str]) -> Self {
+        let Launched { child, address } = Launched::new(files, options);
+        let waited = tokio::task::spawn_blocking(move || address.recv_timeout(PATIENCE)).await.unwrap();
+        let address = waited.expect("the service did not come up");
+        let server = Self { child, client: Client::new(&format!("http://{address}")) };
+        assert_eq!(server.client.get("/readyz").await.status, 200);
+        server
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.process.id()
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn log(&self) -> String {
+        self.child.log.lock().unwrap().clone()
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let kill = format!("kill -TERM {}", self.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self) -> ExitStatus {
+        tokio::task::spawn_blocking(move || self.child.wait()).await.unwrap()
+    }
+
+    /// SIGTERM, and the end must be a good one.
+    pub async fn stop(self) {
+        self.terminate();
+        let log = Arc::clone(&self.child.log);
+        let status = self.ended().await;
+        assert!(status.success(), "{status}; the service said:\n{}", log.lock().unwrap());
+    }
+
+    /// SIGKILL.
+    pub fn kill(self) {
+        drop(self.child);
+    }
+}
+
+/// A service that was just launched.
+pub struct Launched {
+    child: Held,
+    address: mpsc::Receiver<String>,
+}
+
+impl Launched {
+    /// Launches the service on a free port, with further options.
+    pub fn new(files: &Files, options: &[&str]) -> Self {
+        let mut command = amend();
+        // One thread: what a tiny model computes is less than what it takes to share it.
+        command.args(["serve", "--listen", "127.0.0.1:0", "--threads", "1", "--log-format", "json"]);
+        command.args(files.options()).args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = Held::new(&mut command);
+        let address = follow(child.process.stderr.take().unwrap(), Arc::clone(&child.log));
+        Self { child, address }
+    }
+
+    /// SIGKILL when it has run this long, ready or not.
+    pub async fn kill_after(self, time: Duration) {
+        tokio::time::sleep(time).await;
+        drop(self.child);
+    }
+}
+
+/// Keeps what the service says, and sends the address once it serves.
+fn follow(stderr: impl Read + Send + 'static, log: Arc<Mutex<String>>) -> mpsc::Receiver<String> {
+    let (found, address) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let event: Value = serde_json::from_str(&line).unwrap_or_default();
+            log.lock().unwrap().extend([line.as_str(), "\n"]);
+            if event["message"] == "serving" {
+                let _ = found.send(event["address"].as_str().unwrap().to_owned());
+            }
+        }
+    });
+    address
+}
+
+/// Someone who talks to a service.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    pub server: String,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub text: String,
+    /// Null unless it is JSON.
+    pub body: Value,
+}
+
+impl Client {
+    pub fn new(server: &str) -> Self {
+        let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
+        Self { http, server: server.to_owned() }
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.server))
+    }
+
+    /// Sends and reads the whole answer; the error is that there was none.
+    pub async fn try_send(&self, request: RequestBuilder) -> reqwest::Result<Reply> {
+        let response = request.send().await?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.text().await?;
+        let body = serde_json::from_str(&text).unwrap_or_default();
+        Ok(Reply { status, headers, text, body })
+    }
+
+    pub async fn send(&self, request: RequestBuilder) -> Reply {
+        self.try_send(request).await.unwrap()
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Reply {
+        self.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Reply {
+        self.send(self.request(Method::DELETE, path)).await
+    }
+
+    /// `POST /edits` that is applied.
+    pub async fn edit(&self, prompt: &str, target: &str) -> Value {
+        self.post("/edits", &json!({"prompt": prompt, "target": target, "guard": null})).await.with_status(201)
+    }
+
+    /// `DELETE /edits/{id}` of an active edit.
+    pub async fn take_back(&self, id: &Value) -> Value {
+        self.delete(&format!("/edits/{}", id.as_str().unwrap())).await.with_status(200)
+    }
+
+    /// `GET /versions/{n}`.
+    pub async fn version(&self, number: u64) -> Value {
+        self.get(&format!("/versions/{number}")).await.with_status(200)
+    }
+
+    /// The newest version.
+    pub async fn newest(&self) -> Value {
+        let info = self.get("/info").await.with_status(200);
+        self.version(info["version"].as_u64().unwrap()).await
+    }
+}
+
+impl Reply {
+    /// The body; fails unless the status is this one.
+    #[track_caller]
+    pub fn with_status(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.text);
+        self.body
+    }
+
+    /// The problem document; fails unless it is one, whole, with this status and code.
+    #[track_caller]
+    pub fn problem(self, status: u16, code: &str) -> Value {
+        assert_eq!(self.headers["content-type"], "application/problem+json", "{self:?}");
+        assert_eq!((self.status, self.body["code"].as_str()), (status, Some(code)), "{}", self.text);
+        assert_eq!(self.body["status"], status);
+        assert_eq!(self.body["type"], format!("urn:amend:problem:{code}"));
+        assert!(self.body["title"].is_string() && self.body["detail"].is_string(), "{}", self.text);
+        self.body
+    }
+
+    /// A header as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+/// An object's keys in order.
+#[track_caller]
+pub fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap_or_else(|| panic!("{value} is no object")).keys().map(String::as_str).collect()
+}

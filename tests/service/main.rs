@@ -1,0 +1,23 @@
+//! The service as its users meet it: the real binary with a tiny model, over HTTP and on the command line.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests fail like tests, and say what they skip"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/server.rs"]
+#[allow(dead_code, reason = "each test binary uses a part")]
+mod server;
+#[path = "../common/tiny.rs"]
+mod tiny;
+
+mod changes;
+mod commands;
+mod edits;
+mod errors;
+mod generation;
+mod life;
+mod operations;

@@ -1,0 +1,250 @@
+//! Training over a tiny random Llama: a run that was stopped goes on bit for bit, whatever the threads; a run refuses what
+//! is not its own; the network learns.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap")]
+
+mod common;
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use amend::{
+    digest::Digest,
+    model::{LoadOptions, Model},
+    training::{
+        LocalityMix, Recipe, RunOptions, TrainingError,
+        dataset::{Dataset, Record},
+        trainer::{self, Ending, Inputs, Summary},
+    },
+};
+use candle_core::{DType, Device, Tensor};
+use common::{read_safetensors, write_folder};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+const HIDDEN: usize = 32;
+const MLP: usize = 48;
+const VOCABULARY: usize = 256;
+const BLOCKS: usize = 3;
+
+fn tiny_model(folder: &Path) -> Model {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut random = |rows: usize, columns: usize| {
+        let scale = (1.0 / columns as f32).sqrt();
+        let values: Vec<f32> = (0..rows * columns).map(|_| rng.random_range(-scale..scale) * 1.7).collect();
+        Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
+    };
+    let ones = || Tensor::ones(HIDDEN, DType::F32, &Device::Cpu).unwrap();
+    let mut tensors = HashMap::from([
+        ("model.embed_tokens.weight".to_owned(), random(VOCABULARY, HIDDEN)),
+        ("model.norm.weight".to_owned(), ones()),
+    ]);
+    for block in 0..BLOCKS {
+        let mut add = |part: &str, tensor| drop(tensors.insert(format!("model.layers.{block}.{part}.weight"), tensor));
+        add("self_attn.q_proj", random(HIDDEN, HIDDEN));
+        add("self_attn.k_proj", random(HIDDEN / 2, HIDDEN));
+        add("self_attn.v_proj", random(HIDDEN / 2, HIDDEN));
+        add("self_attn.o_proj", random(HIDDEN, HIDDEN));
+        add("mlp.gate_proj", random(MLP, HIDDEN));
+        add("mlp.up_proj", random(MLP, HIDDEN));
+        add("mlp.down_proj", random(HIDDEN, MLP));
+        add("input_layernorm", ones());
+        add("post_attention_layernorm", ones());
+    }
+    let config = json!({
+        "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": MLP,
+        "num_hidden_layers": BLOCKS, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": true, "max_position_embeddings": 128,
+    });
+    write_folder(folder, &config, &tensors);
+    Model::load(folder, &LoadOptions { tail_blocks: 2, ..LoadOptions::default() }).unwrap()
+}
+
+fn records(range: std::ops::Range<usize>) -> Dataset {
+    let record = |i: usize| Record {
+        prompt: format!("fact {i} is"),
+        target: format!("{}", (b'a' + (i % 20) as u8) as char),
+        old_target: Some("x".to_owned()),
+        paraphrase: format!("tell me fact {i}:"),
+        locality_prompt: format!("other {i} is"),
+        locality_target: "z".to_owned(),
+    };
+    Dataset { digest: Digest::of(format!("{range:?}").as_bytes()), records: range.map(record).collect() }
+}
+
+fn recipe() -> Recipe {
+    Recipe {
+        rank: 8,
+        edits_per_step: 12,
+        learning_rate: 3e-3,
+        lr_scale_rate: 1e-2,
+        clip: 1.0,
+        edit_weight: 0.3,
+        locality_weight: 1.0,
+        locality_mix: LocalityMix { neighbour: 0.5, other: 0.3, text: 0.2 },
+        steps: 8,
+        warmup: 2,
+        seed: 5,
+    }
+}
+
+struct Bench {
+    model: Model,
+    train: Dataset,
+    validation: Dataset,
+    text: String,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self {
+            model: tiny_model(folder.path()),
+            train: records(0..30),
+            validation: records(30..38),
+            text: "some running text that goes on and on, ".repeat(8),
+            folder,
+        }
+    }
+
+    /// `patience` 0 stops at the first validation, which comes at step 4.
+    fn run(&self, out: &str, change: impl FnOnce(&mut Recipe, &mut RunOptions)) -> Result<Summary, TrainingError> {
+        let stop = AtomicBool::new(false);
+        self.run_until(out, &stop, change)
+    }
+
+    fn run_until(
+        &self,
+        out: &str,
+        stop: &AtomicBool,
+        change: impl FnOnce(&mut Recipe, &mut RunOptions),
+    ) -> Result<Summary, TrainingError> {
+        let mut recipe = recipe();
+        let mut options = RunOptions {
+            out: self.folder.path().join(out),
+            cache: self.folder.path().join("cache"),
+            validate_every: 4,
+            validation_records: 8,
+            patience: 100,
+            resume: false,
+            max_minutes: None,
+            threads: 1,
+        };
+        change(&mut recipe, &mut options);
+        let inputs = Inputs {
+            model: &self.model,
+            train: &self.train,
+            validation: &self.validation,
+            running_text: Some(&self.text),
+            stop,
+        };
+        trainer::train(&inputs, &recipe, &options)
+    }
+
+    fn tensors(&self, file: &str) -> HashMap<String, Vec<u8>> {
+        let bytes = std::fs::read(self.folder.path().join(file)).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        tensors.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect()
+    }
+}
+
+#[test]
+fn a_resumed_run_ends_bit_for_bit_where_an_unbroken_one_does() {
+    let bench = Bench::new();
+    let whole = bench.run("whole", |_, _| {}).unwrap();
+    assert_eq!(whole.ending, Ending::Finished);
+    let half = bench.run("broken", |_, options| options.patience = 0).unwrap();
+    assert_eq!((half.ending, half.history.validations.len()), (Ending::NoBetter, 1));
+    assert_ne!(bench.tensors("whole/state.safetensors"), bench.tensors("broken/state.safetensors"));
+    let resumed = bench.run("broken", |_, options| (options.resume, options.threads) = (true, 2)).unwrap();
+    assert_eq!(resumed.history, whole.history);
+    for file in ["state.safetensors", "editor.safetensors"] {
+        assert_eq!(bench.tensors(&format!("whole/{file}")), bench.tensors(&format!("broken/{file}")), "{file}");
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let bench = Bench::new();
+    for threads in [1, 3] {
+        bench.run(&format!("t{threads}"), |_, options| options.threads = threads).unwrap();
+    }
+    assert_eq!(bench.tensors("t1/state.safetensors"), bench.tensors("t3/state.safetensors"));
+}
+
+#[test]
+fn an_interrupt_saves_a_run_that_can_go_on() {
+    let bench = Bench::new();
+    let stop = AtomicBool::new(true);
+    assert_eq!(bench.run_until("stopped", &stop, |_, _| {}).unwrap().ending, Ending::Stopped);
+    stop.store(false, Ordering::Relaxed);
+    let ending = bench.run_until("stopped", &stop, |_, options| options.resume = true).unwrap().ending;
+    assert_eq!(ending, Ending::Finished);
+}
+
+#[test]
+fn a_run_refuses_what_is_not_its_own() {
+    let mut bench = Bench::new();
+    bench.run("run", |_, _| {}).unwrap();
+    let refused = |result: Result<Summary, TrainingError>, why: &str| {
+        let error = result.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains(why), "{error:?} does not say {why:?}");
+    };
+    refused(bench.run("run", |_, _| {}), "--resume");
+    refused(bench.run("run", |recipe, options| (recipe.rank, options.resume) = (9, true)), "started with");
+    bench.train = records(1..31);
+    refused(bench.run("run", |_, options| options.resume = true), "started on");
+    let state = bench.folder.path().join("run/state.safetensors");
+    let mut bytes = std::fs::read(&state).unwrap();
+    bench.train = records(0..30);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&state, &bytes).unwrap();
+    refused(bench.run("run", |_, options| options.resume = true), "state.safetensors: it is damaged: the digest");
+    for cut in [middle, 100, 8, 0] {
+        bytes.truncate(cut);
+        std::fs::write(&state, &bytes).unwrap();
+        refused(bench.run("run", |_, options| options.resume = true), "state.safetensors: it is damaged");
+    }
+    std::fs::remove_file(&state).unwrap();
+    refused(bench.run("run", |_, options| options.resume = true), "state.safetensors");
+}
+
+/// Numbers that need all of their 17 digits.
+#[test]
+fn a_recipe_is_the_same_after_it_was_saved() {
+    let bench = Bench::new();
+    let awkward = |recipe: &mut Recipe| {
+        recipe.learning_rate = (0.1 + 0.2) / 100.0;
+        recipe.edit_weight = f64::from_bits(0.3f64.to_bits() + 7);
+        recipe.seed = u64::MAX;
+    };
+    let stopped = bench.run("run", |recipe, options| {
+        awkward(recipe);
+        options.patience = 0;
+    });
+    assert_eq!(stopped.unwrap().ending, Ending::NoBetter);
+    let resumed = bench.run("run", |recipe, options| {
+        awkward(recipe);
+        options.resume = true;
+    });
+    assert_eq!(resumed.unwrap().ending, Ending::Finished);
+}
+
+/// A rectifier with gradient 0 at 0 would leave `U` at its initial zeros for ever.
+#[test]
+fn the_network_leaves_its_start() {
+    let bench = Bench::new();
+    bench.run("run", |_, _| {}).unwrap();
+    let (tensors, _) = read_safetensors(&bench.folder.path().join("run/state.safetensors"));
+    let moved = tensors.iter().filter(|(name, _)| name.starts_with("net.") && name.ends_with(".u"));
+    for (name, u) in moved {
+        let largest = u.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(largest > 1e-4, "{name} did not move: {largest}");
+    }
+}
