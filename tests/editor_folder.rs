@@ -150,7 +150,8 @@ fn an_edited_manifest_is_refused() {
         assert!(error.starts_with(&format!("editor {}: ", bench.path().display())), "{error}");
         assert!(error.contains(why), "{error:?} does not say {why:?}");
     };
-    refused(&|manifest| drop(manifest["matrices"].as_array_mut().unwrap().swap(0, 1)), "but the model was loaded with");
+    let swap = |manifest: &mut Value| manifest["matrices"].as_array_mut().unwrap().swap(0, 1);
+    refused(&swap, "but the model was loaded with");
     refused(&|manifest| manifest["matrices"] = json!(["model.layers.0.mlp.up_proj.weight"]), "it edits");
     refused(&|manifest| manifest["method"] = json!("rome"), "method \"rome\" is not known");
     refused(&|manifest| drop(manifest.as_object_mut().unwrap().remove("rank")), "editor.json: missing field `rank`");

@@ -11,5 +11,6 @@ mod common;
 
 mod decoding;
 mod families;
+mod greedy;
 
 mod oracles;
