@@ -31,7 +31,7 @@ fn sixteen_edits_are_learned_in_a_hundred_steps_without_moving_their_neighbours(
     records.records.truncate(EDITS);
     let folder = tempfile::tempdir().unwrap();
     let recipe = Recipe {
-        rank: 64,
+        rank: 128,
         edits_per_step: EDITS,
         learning_rate: 1e-3,
         lr_scale_rate: 1e-2,

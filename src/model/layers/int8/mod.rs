@@ -3,11 +3,11 @@
 //! candle multiplies quantized weights one row of activations at a time, so that reading a prompt costs as much per
 //! token as decoding, and has no SIMD kernel for `Q4_1` at all. Here the weights are packed once at load, 16 output rows
 //! side by side, and each packed line is used for up to eight rows of activations while it is in a register. Weights
-//! keep the values of the file, bit for bit ([`weights`]); activations are quantized to 8 bits by GGML's own rule
-//! ([`activations`]), so that a product is what candle's is: for `Q4_1` to the last bit.
+//! keep the values of the file, bit for bit (`weights`); activations are quantized to 8 bits by GGML's own rule
+//! (`activations`), so that a product is what candle's is: for `Q4_1` to the last bit.
 //!
-//! The kernel is chosen at run time: AVX-512 VNNI where the CPU has it ([`vnni`]), else candle's own product. The scalar
-//! twin in [`weights`] states what the kernel computes; the tests hold them together.
+//! The kernel is chosen at run time: AVX-512 VNNI where the CPU has it (`vnni`), else candle's own product. The scalar
+//! twin in `weights` states what the kernel computes; the tests hold them together.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
