@@ -101,6 +101,11 @@ pub fn replay(
 ) -> Result<ReplayReport, ReplayError> {
     let start = Instant::now();
     let entries = stored.runtime.block_on(stored.log.check_chain())?;
+    if entries == 0 {
+        return Err(LogError::NotPinned.into());
+    }
+    // It is pinned, so this compares alone.
+    stored.runtime.block_on(stored.log.pin(ledger.identity()))?;
     let base = version_row(stored, 0)?;
     compare(&base, "digest", base.digest, ledger.identity().base_weights)?;
     compare(&base, "set digest", base.set_digest, ledger.identity().empty_set)?;

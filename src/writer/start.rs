@@ -138,7 +138,13 @@ async fn replayed(
     depth: Depth,
     metrics: Metrics,
 ) -> Result<(Ledger, ReplayReport, Option<Version>), StartError> {
-    log.pin(ledger.identity()).await?;
+    if let Err(error) = log.pin(ledger.identity()).await {
+        if matches!(error, LogError::IdentityMismatch { .. }) {
+            // What it is pinned to may have been changed, which is another matter.
+            log.check_chain().await?;
+        }
+        return Err(error.into());
+    }
     let runtime = Handle::current();
     let work = move || -> Result<_, ReplayError> {
         let stored = Stored { log: log.as_ref(), runtime: &runtime };

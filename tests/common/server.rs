@@ -21,23 +21,25 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Files {
     pub model: PathBuf,
     pub editor: PathBuf,
-    pub folder: tempfile::TempDir,
+    pub folder: Arc<tempfile::TempDir>,
+    /// Where the model and the editor lie, which is another folder for files made [`Files::afresh`].
+    pub origin: Arc<tempfile::TempDir>,
 }
 
 impl Files {
     /// The tiny model and its editor.
     pub fn tiny() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Arc::new(tempfile::tempdir().unwrap());
         let (model, editor) = (folder.path().join("model"), folder.path().join("editor"));
         tiny::write_model(&model, 1);
         tiny::write_editor(&editor, &model, 2);
-        Self { model, editor, folder }
+        Self { model, editor, origin: Arc::clone(&folder), folder }
     }
 
     /// The same model and editor, and no database yet.
     pub fn afresh(&self) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        Self { model: self.model.clone(), editor: self.editor.clone(), folder }
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        Self { model: self.model.clone(), editor: self.editor.clone(), folder, origin: Arc::clone(&self.origin) }
     }
 
     pub fn database(&self) -> PathBuf {
@@ -150,6 +152,8 @@ impl Drop for Held {
 pub struct Server {
     child: Held,
     pub client: Client,
+    /// Its files stay as long as it runs, even if the test has let go of them.
+    _folders: [Arc<tempfile::TempDir>; 2],
 }
 
 impl Server {
@@ -163,7 +167,9 @@ impl Server {
         let Launched { child, address } = Launched::new(files, options);
         let waited = tokio::task::spawn_blocking(move || address.recv_timeout(PATIENCE)).await.unwrap();
         let address = waited.expect("the service did not come up");
-        let server = Self { child, client: Client::new(&format!("http://{address}")) };
+        let client = Client::new(&format!("http://{address}"));
+        let _folders = [Arc::clone(&files.folder), Arc::clone(&files.origin)];
+        let server = Self { child, client, _folders };
         assert_eq!(server.client.get("/readyz").await.status, 200);
         server
     }

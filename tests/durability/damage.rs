@@ -52,7 +52,7 @@ async fn a_changed_row_is_named_and_nothing_starts_on_it() {
         ("DROP TRIGGER edits_no_update", "UPDATE edits SET target = 'tri' WHERE target = 'due'", "table edits", &*edit),
         ("DROP TRIGGER edits_no_update", "UPDATE edits SET report = '{}' WHERE target = 'due'", "table edits", &edit),
         ("DROP TRIGGER entries_no_update", "UPDATE entries SET actor = 'eve' WHERE seq = 4", "table entries", "seq 4"),
-        ("DROP TRIGGER entries_no_delete", "DELETE FROM entries WHERE seq = 9", "table entries", "seq 9"),
+        ("DROP TRIGGER entries_no_delete", "DELETE FROM entries WHERE seq = 9", "table versions", "version 4"),
         (
             "DROP TRIGGER versions_no_update",
             "UPDATE versions SET digest = set_digest WHERE number = 2",

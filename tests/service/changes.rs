@@ -6,7 +6,8 @@ use super::server::{Files, Server, keys};
 
 #[tokio::test]
 async fn an_edit_of_the_same_prompt_supersedes_the_old_one() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let client = &server.client;
     let base = client.version(0).await;
     let old = client.edit("Ada speaks", "Welsh").await;
@@ -25,7 +26,8 @@ async fn an_edit_of_the_same_prompt_supersedes_the_old_one() {
 
 #[tokio::test]
 async fn taking_everything_back_gives_the_base_models_bits() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let client = &server.client;
     let base = client.version(0).await;
     assert_eq!((&base["kind"], &base["active_edits"]), (&json!("base"), &json!([])));
@@ -48,7 +50,8 @@ async fn taking_everything_back_gives_the_base_models_bits() {
 
 #[tokio::test]
 async fn a_rollback_restores_a_set_and_keeps_what_came_between() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let client = &server.client;
     let one = client.edit("One is", "uno").await;
     let two = client.edit("Two is", "due").await;
@@ -75,7 +78,8 @@ async fn a_rollback_restores_a_set_and_keeps_what_came_between() {
 
 #[tokio::test]
 async fn versions_and_edits_are_listed_newest_first_page_by_page() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let client = &server.client;
     for i in 0..5 {
         let body = json!({"prompt": format!("Number {i} is"), "target": "odd", "guard": null});

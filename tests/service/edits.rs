@@ -111,7 +111,8 @@ async fn the_figures_of_an_edit_are_those_that_score_finds() {
 
 #[tokio::test]
 async fn a_batch_is_one_version_all_or_nothing() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let client = &server.client;
     let batch = json!({"edits": [{"prompt": "One is", "target": "uno"}, {"prompt": "Two is", "target": "due"}]});
     let reply = client.post("/edits", &batch).await;
@@ -142,7 +143,8 @@ async fn a_batch_is_one_version_all_or_nothing() {
 
 #[tokio::test]
 async fn a_dry_run_computes_what_applying_would_and_changes_nothing() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let (client, mut request) = (&server.client, full_edit());
     let before = client.newest().await;
     request["dry_run"] = json!(true);
@@ -163,7 +165,8 @@ async fn a_dry_run_computes_what_applying_would_and_changes_nothing() {
 
 #[tokio::test]
 async fn an_edit_that_is_not_awaited_is_found_by_its_id() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let client = &server.client;
     let request = client.request(Method::POST, "/edits").json(&full_edit()).header("prefer", "respond-async");
     let reply = client.send(request).await;
@@ -239,7 +242,8 @@ fn without_phases(mut report: Value) -> Value {
 
 #[tokio::test]
 async fn an_edit_for_another_version_than_the_newest_conflicts() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let client = &server.client;
     client.edit("One is", "uno").await;
     let expecting = |version: u64| json!({"prompt": "Two is", "target": "due", "expected_version": version});
@@ -256,7 +260,8 @@ async fn an_edit_for_another_version_than_the_newest_conflicts() {
 
 #[tokio::test]
 async fn the_guard_rejects_with_figures_and_changes_nothing() {
-    let server = Server::start_with(&Files::tiny(), &["--guard-min-probability", "1.0"]).await;
+    let files = Files::tiny();
+    let server = Server::start_with(&files, &["--guard-min-probability", "1.0"]).await;
     let (client, mut request) = (&server.client, full_edit());
     let before = client.newest().await;
     for (guard, reason) in [

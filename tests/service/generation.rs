@@ -21,7 +21,8 @@ pub fn events(stream: &str) -> Vec<(String, Value)> {
 
 #[tokio::test]
 async fn each_version_answers_for_itself() {
-    let server = Server::start_with(&Files::tiny(), &["--resident-versions", "0"]).await;
+    let files = Files::tiny();
+    let server = Server::start_with(&files, &["--resident-versions", "0"]).await;
     let client = &server.client;
     let ask = async |fields: Value| {
         let mut body = json!({"prompt": "Ada speaks", "max_tokens": 24});
@@ -61,7 +62,8 @@ async fn each_version_answers_for_itself() {
 
 #[tokio::test]
 async fn sampling_is_repeatable_and_stops_where_it_is_told() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let client = &server.client;
     let sampled = json!({"prompt": "x", "max_tokens": 40, "temperature": 1.0, "top_p": 0.9, "top_k": 50, "seed": 7});
     let first = client.post("/generate", &sampled).await.with_status(200);
@@ -78,7 +80,8 @@ async fn sampling_is_repeatable_and_stops_where_it_is_told() {
 
 #[tokio::test]
 async fn a_stream_says_the_same_piece_by_piece_and_ends_with_done() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let client = &server.client;
     client.edit("Ada speaks", "Welsh").await;
     let mut body = json!({"prompt": "Ada speaks", "max_tokens": 200});
@@ -107,7 +110,8 @@ async fn a_stream_says_the_same_piece_by_piece_and_ends_with_done() {
 
 #[tokio::test]
 async fn scores_follow_the_version() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let client = &server.client;
     client.edit("Ada speaks", "Welsh").await;
     let ask = async |version: Value| {

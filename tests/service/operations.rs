@@ -14,7 +14,8 @@ use super::{
 
 #[tokio::test]
 async fn metrics_have_every_name_and_count_by_matched_route() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let client = &server.client;
     let edit = json!({"prompt": "Ada speaks", "target": "Welsh", "locality": [{"prompt": "Snow is"}]});
     let id = client.post("/edits", &edit).await.with_status(201)["id"].clone();
@@ -75,7 +76,8 @@ async fn metrics_have_every_name_and_count_by_matched_route() {
 
 #[tokio::test]
 async fn the_documentation_is_served_and_is_the_committed_one() {
-    let server = Server::start(&Files::tiny()).await;
+    let files = Files::tiny();
+    let server = Server::start(&files).await;
     let client = &server.client;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/openapi.json");
     let committed: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();

@@ -58,7 +58,7 @@ async fn verify_names_the_first_version_that_does_not_fit() {
     let mut other = foundation();
     other.editor = Digest::of(b"another editor");
     let error = verify(log, other, |_, _| {}).await.unwrap_err();
-    assert!(matches!(error, ReplayError::Version { number: 0, .. }), "{error}");
+    assert!(matches!(error, ReplayError::Log(LogError::IdentityMismatch { what: "editor", .. })), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
