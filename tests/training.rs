@@ -201,9 +201,39 @@ fn a_run_refuses_what_is_not_its_own() {
     refused(bench.run("run", |_, options| options.resume = true), "started on");
     let state = bench.folder.path().join("run/state.safetensors");
     let mut bytes = std::fs::read(&state).unwrap();
-    bytes.truncate(bytes.len() / 2);
-    std::fs::write(&state, bytes).unwrap();
-    assert!(bench.run("run", |_, options| options.resume = true).is_err());
+    bench.train = records(0..30);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&state, &bytes).unwrap();
+    refused(bench.run("run", |_, options| options.resume = true), "state.safetensors: it is damaged: the digest");
+    for cut in [middle, 100, 8, 0] {
+        bytes.truncate(cut);
+        std::fs::write(&state, &bytes).unwrap();
+        refused(bench.run("run", |_, options| options.resume = true), "state.safetensors: it is damaged");
+    }
+    std::fs::remove_file(&state).unwrap();
+    refused(bench.run("run", |_, options| options.resume = true), "state.safetensors");
+}
+
+/// Numbers that need all of their 17 digits.
+#[test]
+fn a_recipe_is_the_same_after_it_was_saved() {
+    let bench = Bench::new();
+    let awkward = |recipe: &mut Recipe| {
+        recipe.learning_rate = (0.1 + 0.2) / 100.0;
+        recipe.edit_weight = f64::from_bits(0.3f64.to_bits() + 7);
+        recipe.seed = u64::MAX;
+    };
+    let stopped = bench.run("run", |recipe, options| {
+        awkward(recipe);
+        options.patience = 0;
+    });
+    assert_eq!(stopped.unwrap().ending, Ending::NoBetter);
+    let resumed = bench.run("run", |recipe, options| {
+        awkward(recipe);
+        options.resume = true;
+    });
+    assert_eq!(resumed.unwrap().ending, Ending::Finished);
 }
 
 /// A rectifier with gradient 0 at 0 would leave `U` at its initial zeros for ever.

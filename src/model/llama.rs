@@ -61,6 +61,12 @@ impl LlamaConfig {
         if !self.head_dim.is_multiple_of(2) {
             return malformed(format!("head dimension {} is odd", self.head_dim));
         }
+        let numbers = [("norm epsilon", self.rms_eps), ("rotary base", self.rope_base)];
+        for (what, number) in numbers.into_iter().chain(self.rope_scaling.divisors().map(|by| ("rotary divisor", by))) {
+            if !(number > 0.0 && number.is_finite()) {
+                return malformed(format!("{what} {number} is out of range"));
+            }
+        }
         Ok(())
     }
 }
@@ -158,7 +164,7 @@ impl Llama {
             },
             embedding,
             blocks,
-            rotary: Rotary::new(config.head_dim, config.rope_base, &config.rope_scaling, config.context, &device)?,
+            rotary: Rotary::new(config.head_dim, config.rope_base, &config.rope_scaling, &device)?,
             norm: checkpoint.dense("model.norm.weight", &[config.hidden])?,
             head,
             decode_head,

@@ -22,8 +22,11 @@ use crate::{
 
 /// File of the state, in the run's folder.
 pub(super) const STATE: &str = "state.safetensors";
-/// Metadata key under which the state keeps its numbers.
+/// Metadata keys of the state: where the run is, what it was started with and on, and the digest of its tensors.
 const RUN: &str = "run";
+const RECIPE: &str = "recipe";
+const ORIGIN: &str = "origin";
+const DIGEST: &str = "digest";
 
 /// Training figures, means over some steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -106,7 +109,7 @@ pub struct RunState {
 }
 
 /// What a run was started on: it goes on with nothing else.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Origin {
     pub model: Digest,
     pub tail_blocks: usize,
@@ -127,14 +130,8 @@ impl Origin {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    recipe: Recipe,
-    origin: Origin,
-    run: RunState,
-}
-
 impl RunState {
+    /// Writes the state; the file appears whole or not at all.
     pub(super) fn save(
         &self,
         out: &Path,
@@ -142,17 +139,26 @@ impl RunState {
         trainable: &Trainable,
         adam: &Adam,
     ) -> Result<(), TrainingError> {
+        let refused = |error: &dyn std::fmt::Display| TrainingError::Refused(format!("the state of the run: {error}"));
         let mut tensors = trainable.state()?;
         tensors.extend(adam.state()?.into_iter().map(|(name, tensor)| (format!("adam.{name}"), tensor)));
-        let saved = Saved { recipe: recipe.clone(), origin: origin.clone(), run: self.clone() };
-        let text = serde_json::to_string(&saved).map_err(|error| TrainingError::Refused(error.to_string()))?;
-        let bytes = safetensors::serialize(&tensors, Some(HashMap::from([(RUN.to_owned(), text)])))
-            .map_err(|error| TrainingError::Refused(error.to_string()))?;
+        let data = safetensors::serialize(&tensors, None).map_err(|error| refused(&error))?;
+        let digest = digest_of_data(&data).map_err(|error| refused(&error))?;
+        drop(data);
+        // TOML gives back every f64 as it was; serde_json, as it is built here, may miss the last bit.
+        let metadata = HashMap::from([
+            (RUN.to_owned(), toml::to_string(self).map_err(|error| refused(&error))?),
+            (RECIPE.to_owned(), text(recipe)?),
+            (ORIGIN.to_owned(), text(origin)?),
+            (DIGEST.to_owned(), digest.to_string()),
+        ]);
+        let bytes = safetensors::serialize(&tensors, Some(metadata)).map_err(|error| refused(&error))?;
         let io = |source| TrainingError::Io { what: out.join(STATE).display().to_string(), source };
         std::fs::create_dir_all(out).map_err(io)?;
         write_whole(&out.join(STATE), &bytes).map_err(io)
     }
 
+    /// Reads a state into `trainable` and `adam`; refuses one that is damaged, or was started as something else.
     pub(super) fn load(
         out: &Path,
         (recipe, origin): (&Recipe, &Origin),
@@ -160,22 +166,23 @@ impl RunState {
         adam: &mut Adam,
     ) -> Result<Self, TrainingError> {
         let path = out.join(STATE);
-        let damaged = |why: String| TrainingError::Refused(format!("{}: {why}", path.display()));
+        let refused = |why: String| TrainingError::Refused(format!("{}: {why}", path.display()));
+        let damaged = |error: &dyn std::fmt::Display| refused(format!("it is damaged: {error}"));
         let bytes =
             std::fs::read(&path).map_err(|source| TrainingError::Io { what: path.display().to_string(), source })?;
-        let (_, header) =
-            safetensors::SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
-        let text = header.metadata().as_ref().and_then(|metadata| metadata.get(RUN));
-        let text = text.ok_or_else(|| damaged("it is not a training state".to_owned()))?;
-        let saved: Saved = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
-        if saved.recipe != *recipe {
-            let why = format!("the run was started with {:?}, and can not go on with {recipe:?}", saved.recipe);
-            return Err(damaged(why));
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let get = |key: &str| metadata.get(key).ok_or_else(|| refused(format!("as a training state it has no {key}")));
+        let (found, said) = (digest_of_data(&bytes).map_err(|error| damaged(&error))?.to_string(), get(DIGEST)?);
+        if found != *said {
+            return Err(damaged(&format!("the digest of its tensors is {found}, it says {said}")));
         }
-        if saved.origin != *origin {
-            let why = format!("the run was started on {:?}, and can not go on with {origin:?}", saved.origin);
-            return Err(damaged(why));
+        for (how, saved, given) in [("with", get(RECIPE)?, text(recipe)?), ("on", get(ORIGIN)?, text(origin)?)] {
+            if *saved != given {
+                return Err(refused(format!("the run was started {how} {saved}, and can not go on {how} {given}")));
+            }
         }
+        let run = toml::from_str(get(RUN)?).map_err(|error| damaged(&error))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
         trainable.restore(&tensors)?;
         let moments = tensors
@@ -183,7 +190,7 @@ impl RunState {
             .filter_map(|(name, tensor)| Some((name.strip_prefix("adam.")?.to_owned(), tensor)))
             .collect();
         adam.restore(&moments)?;
-        Ok(saved.run)
+        Ok(run)
     }
 
     /// Writes the editor as it is now to `out`, with a card.
@@ -219,6 +226,17 @@ impl RunState {
         let io = |source| TrainingError::Io { what: out.join("README.md").display().to_string(), source };
         write_whole(&out.join("README.md"), card.as_bytes()).map_err(io)
     }
+}
+
+/// What a run must be equal in to go on, as text: equal numbers print alike.
+fn text(value: &impl Serialize) -> Result<String, TrainingError> {
+    serde_json::to_string(value).map_err(|error| TrainingError::Refused(error.to_string()))
+}
+
+/// Digest of everything after the header of a safetensors file.
+fn digest_of_data(bytes: &[u8]) -> Result<Digest, safetensors::SafeTensorError> {
+    let (header, _) = safetensors::SafeTensors::read_metadata(bytes)?;
+    Ok(Digest::of(bytes.get(8 + header..).unwrap_or_default()))
 }
 
 /// The large matrices in f16, everything else as it is.

@@ -24,6 +24,22 @@ pub fn shared_file(variable: &str, relative: &str) -> Option<PathBuf> {
     None
 }
 
+/// SmolLM2-135M-Instruct: the file that `AMEND_TEST_MODEL` names, else the one that the fetch script leaves in the cache.
+/// None, said aloud, where it is absent.
+pub fn smollm2() -> Option<PathBuf> {
+    let cached = || {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+        Some(cache.join("amend/models/SmolLM2-135M-Instruct.Q4_1.gguf"))
+    };
+    let path = std::env::var_os("AMEND_TEST_MODEL").map(PathBuf::from).or_else(cached)?;
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: no model at {}", path.display());
+    None
+}
+
 /// Largest absolute difference over the largest entry of `want`; infinite if anything is not a number.
 pub fn relative_error(got: &Tensor, want: &Tensor) -> f32 {
     assert_eq!(got.dims(), want.dims());
@@ -117,4 +133,83 @@ pub fn tiny_llama(folder: &Path) -> Model {
     }
     write_folder(folder, &config, &tensors);
     Model::load(folder, &LoadOptions { tail_blocks: 2, ..LoadOptions::default() }).unwrap()
+}
+
+/// The configuration of a small network of the Llama family, three blocks; change what the test is about.
+pub fn tiny_config(model_type: &str) -> Value {
+    json!({
+        "model_type": model_type, "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "max_position_embeddings": 512, "tie_word_embeddings": true, "hidden_act": "silu",
+    })
+}
+
+/// Random weights for a configuration, by Hugging Face's names: biases for `qwen2`, q/k norms for `qwen3`, a head where
+/// none is tied.
+pub fn random_weights(config: &Value, seed: u64) -> HashMap<String, Tensor> {
+    let size = |name: &str| config[name].as_u64().unwrap() as usize;
+    let (hidden, inner, heads) = (size("hidden_size"), size("intermediate_size"), size("num_attention_heads"));
+    let head_dim = config["head_dim"].as_u64().map_or(hidden / heads, |head_dim| head_dim as usize);
+    let (wide, narrow) = (heads * head_dim, size("num_key_value_heads") * head_dim);
+    let family = config["model_type"].as_str().unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut tensors = HashMap::new();
+    let mut put = |name: String, shape: &[usize]| {
+        // Norms around 1, everything else so that sums keep their size.
+        let (middle, spread) = match shape {
+            [_] if name.contains("norm") => (1.0, 0.5),
+            [_] => (0.0, 0.5),
+            [_, inputs, ..] if !name.contains("embed") => (0.0, 2.5 / (*inputs as f32).sqrt()),
+            _ => (0.0, 1.0),
+        };
+        let values: Vec<f32> =
+            (0..shape.iter().product()).map(|_| middle + spread * rng.random_range(-1.0f32..1.0)).collect();
+        tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
+    };
+    put("model.embed_tokens.weight".to_owned(), &[size("vocab_size"), hidden]);
+    put("model.norm.weight".to_owned(), &[hidden]);
+    if config["tie_word_embeddings"] != true {
+        put("lm_head.weight".to_owned(), &[size("vocab_size"), hidden]);
+    }
+    for block in 0..size("num_hidden_layers") {
+        let mut put = |part: &str, shape: &[usize]| put(format!("model.layers.{block}.{part}"), shape);
+        put("input_layernorm.weight", &[hidden]);
+        put("post_attention_layernorm.weight", &[hidden]);
+        for (part, rows) in [("q", wide), ("k", narrow), ("v", narrow)] {
+            put(&format!("self_attn.{part}_proj.weight"), &[rows, hidden]);
+            if family == "qwen2" {
+                put(&format!("self_attn.{part}_proj.bias"), &[rows]);
+            }
+        }
+        put("self_attn.o_proj.weight", &[hidden, wide]);
+        if family == "qwen3" {
+            put("self_attn.q_norm.weight", &[head_dim]);
+            put("self_attn.k_norm.weight", &[head_dim]);
+        }
+        put("mlp.gate_proj.weight", &[inner, hidden]);
+        put("mlp.up_proj.weight", &[inner, hidden]);
+        put("mlp.down_proj.weight", &[hidden, inner]);
+    }
+    tensors
+}
+
+/// Loads a model from a folder that is written for it and removed again.
+pub fn load_folder(config: &Value, tensors: &HashMap<String, Tensor>, tail_blocks: usize) -> Model {
+    let folder = tempfile::tempdir().unwrap();
+    write_folder(folder.path(), config, tensors);
+    Model::load(folder.path(), &LoadOptions { tail_blocks, ..LoadOptions::default() }).unwrap()
+}
+
+/// Ids that depend on `seed` alone.
+pub fn random_ids(vocabulary: usize, count: usize, seed: u64) -> Vec<u32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|_| rng.random_range(0..vocabulary as u32)).collect()
+}
+
+/// Logits after every position, `[ids, vocabulary]`, without a cache.
+pub fn all_logits(model: &Model, ids: &[u32]) -> Tensor {
+    let lengths = [ids.len()];
+    let hidden = model.network().trunk(ids, &lengths, None).unwrap();
+    let top = model.network().tail(&hidden, &lengths, amend::model::Rows::All, model.base().as_ref(), None).unwrap();
+    model.network().logits(&top).unwrap()
 }

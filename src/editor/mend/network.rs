@@ -96,7 +96,8 @@ impl Network {
         let layers = (0..LAYERS)
             .map(|index| {
                 let names = LayerNames::new(shape, index);
-                let rank = tensors.get(&names.v).and_then(|v| v.dims().first().copied()).unwrap_or(0);
+                let v = tensors.get(&names.v).ok_or_else(|| format!("tensor {:?} is missing", names.v))?;
+                let rank = v.dims().first().copied().unwrap_or(0);
                 Ok(Layer {
                     u: take(&names.u, &[width, rank], DType::F32)?,
                     v: take(&names.v, &[rank, width], DType::F32)?,

@@ -9,6 +9,7 @@ pub mod linear;
 pub mod ops;
 pub mod packing;
 pub mod rotary;
+pub mod rowwise;
 
 pub use attention::Attention;
 pub use linear::Linear;

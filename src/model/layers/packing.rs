@@ -4,9 +4,14 @@
 //! padding. Attention alone needs `[batch, width, d]`: [`Packing`] pads for it and packs again. [`Plan`] holds what one
 //! pass through a block needs besides the rows: who may look at whom, and at which positions.
 
+use std::sync::OnceLock;
+
 use candle_core::{Device, Result, Tensor};
 
-use super::rotary::{Angles, Rotary};
+use super::{
+    rotary::{Angles, Rotary},
+    rowwise::Seen,
+};
 
 /// Where the rows of each sequence lie.
 #[derive(Debug, Clone)]
@@ -88,9 +93,12 @@ pub struct Plan {
     pub select: Option<Tensor>,
     pub key_angles: Angles,
     pub query_angles: Angles,
-    /// `[batch, 1, 1, query width, key width]`: 0 where a query may look, minus infinity where not; none if it may
-    /// look everywhere.
-    pub mask: Option<Tensor>,
+    /// Which keys each asking row may look at, among the packed rows or in the cache.
+    pub seen: Vec<Seen>,
+    /// Positions of the asking rows, per sequence.
+    asking: Vec<Vec<u32>>,
+    past: usize,
+    mask: OnceLock<Option<Tensor>>,
 }
 
 impl Plan {
@@ -110,14 +118,30 @@ impl Plan {
             Rows::All => None,
             Rows::At(selected) => Some(Tensor::new(flat_index(lengths, past, selected), device)?),
         };
+        let key_angles = rotary.at(&key_positions)?;
+        let query_angles = if select.is_some() { rotary.at(&query_positions)? } else { key_angles.clone() };
         Ok(Self {
             keys: Packing::new(lengths, device)?,
             queries: Packing::new(&query_lengths, device)?,
             select,
-            key_angles: rotary.at(&key_positions)?,
-            query_angles: rotary.at(&query_positions)?,
-            mask: causal_mask(lengths, past, &asking, device)?,
+            key_angles,
+            query_angles,
+            seen: seen(lengths, &asking),
+            asking,
+            past,
+            mask: OnceLock::new(),
         })
+    }
+
+    /// What padded attention adds to its scores, `[batch, 1, 1, query width, key width]`: 0 where a query may look, minus
+    /// infinity where not; none if it may look everywhere. Made when it is first asked for: it is as large as the square
+    /// of the text.
+    pub fn mask(&self) -> Result<Option<&Tensor>> {
+        if self.mask.get().is_none() {
+            let mask = causal_mask(&self.keys.lengths, self.past, &self.asking, self.key_angles.device())?;
+            return Ok(self.mask.get_or_init(|| mask).as_ref());
+        }
+        Ok(self.mask.get().and_then(Option::as_ref))
     }
 
     /// The rows that ask, out of `x [n, d]`.
@@ -137,6 +161,16 @@ fn flat_index(lengths: &[usize], past: usize, selected: &[Vec<u32>]) -> Vec<u32>
         start += length as u32;
     }
     index
+}
+
+fn seen(lengths: &[usize], asking: &[Vec<u32>]) -> Vec<Seen> {
+    let mut start = 0;
+    let mut seen = Vec::new();
+    for (&length, positions) in lengths.iter().zip(asking) {
+        seen.extend(positions.iter().map(|&position| Seen { start, count: position as usize + 1 }));
+        start += length;
+    }
+    seen
 }
 
 fn causal_mask(lengths: &[usize], past: usize, asking: &[Vec<u32>], device: &Device) -> Result<Option<Tensor>> {
@@ -173,6 +207,9 @@ mod tests {
 
     #[test]
     fn a_query_sees_its_past_and_itself_only() {
+        let row = |start, count| Seen { start, count };
+        assert_eq!(seen(&[2, 3], &[vec![0, 1], vec![2]]), [row(0, 1), row(0, 2), row(2, 3)]);
+        assert_eq!(seen(&[2], &[vec![7, 8]]), [row(0, 8), row(0, 9)]);
         let mask = causal_mask(&[2], 1, &[vec![1, 2]], &Device::Cpu).unwrap().unwrap();
         let mask: Vec<f32> = mask.flatten_all().unwrap().to_vec1().unwrap();
         assert_eq!(mask, [0., 0., f32::NEG_INFINITY, 0., 0., 0.]);

@@ -1,6 +1,6 @@
 //! Rotary position embedding in the half-split layout, with Llama 3's frequency scaling.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use serde::Deserialize;
 
 use super::graft::graft;
@@ -42,16 +42,27 @@ pub enum RopeScaling {
     Divisors(Vec<f32>),
 }
 
-/// Cosines and sines of all positions, `[positions, head_dim / 2]`.
+impl RopeScaling {
+    /// The numbers that frequencies are divided by: none may be zero.
+    pub fn divisors(&self) -> impl Iterator<Item = f64> + '_ {
+        let (factor, listed) = match self {
+            Self::None => (None, [].as_slice()),
+            Self::Linear(factor) | Self::Llama3(Llama3Scaling { factor, .. }) => (Some(*factor), [].as_slice()),
+            Self::Divisors(divisors) => (None, divisors.as_slice()),
+        };
+        factor.into_iter().chain(listed.iter().map(|&divisor| f64::from(divisor)))
+    }
+}
+
+/// The frequencies at which a head's dimensions turn, `[1, 1, head_dim / 2]`.
 #[derive(Debug, Clone)]
 pub struct Rotary {
-    cos: Tensor,
-    sin: Tensor,
+    frequencies: Tensor,
 }
 
 impl Rotary {
-    /// Tables for positions below `positions`.
-    pub fn new(head_dim: usize, base: f64, scaling: &RopeScaling, positions: usize, device: &Device) -> Result<Self> {
+    /// One frequency per pair of dimensions.
+    pub fn new(head_dim: usize, base: f64, scaling: &RopeScaling, device: &Device) -> Result<Self> {
         let frequencies: Vec<f32> = (0..head_dim / 2)
             .map(|i| {
                 let plain = 1.0 / base.powf(2.0 * i as f64 / head_dim as f64);
@@ -64,20 +75,16 @@ impl Rotary {
                 scaled as f32
             })
             .collect();
-        let frequencies = Tensor::from_vec(frequencies, (1, head_dim / 2), device)?;
-        let positions = Tensor::arange(0, positions as u32, device)?.to_dtype(DType::F32)?.reshape((positions, 1))?;
-        let angles = positions.matmul(&frequencies)?;
-        Ok(Self { cos: angles.cos()?, sin: angles.sin()? })
+        Ok(Self { frequencies: Tensor::from_vec(frequencies, (1, 1, head_dim / 2), device)? })
     }
 
-    /// The angles of these positions.
+    /// The angles of these positions. Computed where they are needed: a table would take as much memory as the context
+    /// that a file claims.
     pub fn at(&self, positions: &[u32]) -> Result<Angles> {
-        let device = self.cos.device();
-        let index = Tensor::new(positions, device)?;
-        Ok(Angles {
-            cos: self.cos.index_select(&index, 0)?.unsqueeze(1)?,
-            sin: self.sin.index_select(&index, 0)?.unsqueeze(1)?,
-        })
+        let positions: Vec<f32> = positions.iter().map(|&position| position as f32).collect();
+        let column = Tensor::new(positions, self.frequencies.device())?.reshape(((), 1, 1))?;
+        let angles = column.broadcast_mul(&self.frequencies)?;
+        Ok(Angles { cos: angles.cos()?, sin: angles.sin()? })
     }
 }
 
@@ -89,6 +96,11 @@ pub struct Angles {
 }
 
 impl Angles {
+    /// Where they live.
+    pub fn device(&self) -> &Device {
+        self.cos.device()
+    }
+
     /// Rotates `x [rows, heads, head_dim]`, each row by its own position.
     pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         let value = rotate(&x.detach(), &self.cos, &self.sin)?;
@@ -111,7 +123,7 @@ mod tests {
 
     #[test]
     fn rotation_and_its_gradient_equal_the_composed_ones() {
-        let rotary = Rotary::new(8, 10_000.0, &RopeScaling::None, 16, &Device::Cpu).unwrap();
+        let rotary = Rotary::new(8, 10_000.0, &RopeScaling::None, &Device::Cpu).unwrap();
         let positions: Vec<u32> = (0..5).collect();
         let angles = rotary.at(&positions).unwrap();
         let x = Var::from_tensor(&random(&[5, 3, 8], 1)).unwrap();

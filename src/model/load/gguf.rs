@@ -33,8 +33,8 @@ pub(super) fn open(path: &Path, options: &LoadOptions) -> Result<Loaded, ModelEr
     let io = |source| ModelError::Io { path: path.to_owned(), source };
     let digest = Digest::of_file(path).map_err(io)?;
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
-    let content = Content::read(&mut reader)
-        .map_err(|error| ModelError::Malformed { file: path.display().to_string(), why: error.to_string() })?;
+    let content =
+        read_header(&mut reader).map_err(|why| ModelError::Malformed { file: path.display().to_string(), why })?;
     let metadata = Metadata { content: &content, file: path.display().to_string() };
     let architecture = metadata.string("general.architecture")?;
     check_architecture(&architecture)?;
@@ -57,6 +57,14 @@ pub(super) fn open(path: &Path, options: &LoadOptions) -> Result<Loaded, ModelEr
         config.rope_scaling = RopeScaling::Divisors(divisors.to_vec1()?);
     }
     Ok(Loaded { config, checkpoint: Box::new(checkpoint), tokenizer, chat_template, name, digest })
+}
+
+/// Metadata and tensor table. candle checks every length against the file's size before it allocates, but divides by the
+/// alignment that the file names, which may be zero.
+fn read_header(reader: &mut BufReader<File>) -> Result<Content, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Content::read(reader)))
+        .map_err(|_| "its header can not be read; is general.alignment zero?".to_owned())?
+        .map_err(|error| error.to_string())
 }
 
 struct Metadata<'a> {
@@ -123,6 +131,15 @@ fn config(metadata: &Metadata<'_>, architecture: &str) -> Result<LlamaConfig, Mo
         .and_then(|info| info.shape.dims().first().copied())
         .ok_or_else(|| ModelError::Missing { file: metadata.file.clone(), what: "token_embd.weight".to_owned() })?;
     let context = metadata.size(&key("context_length"))?;
+    let head_dim = or("attention.key_length", hidden.checked_div(heads).unwrap_or(0))?;
+    let turned = or("rope.dimension_count", head_dim)?;
+    if turned != head_dim {
+        return Err(ModelError::Unsupported {
+            what: "partial rotary embedding",
+            name: format!("{turned} of {head_dim} dimensions"),
+            hint: String::new(),
+        });
+    }
     Ok(LlamaConfig {
         architecture: architecture.to_owned(),
         vocabulary,
@@ -131,7 +148,7 @@ fn config(metadata: &Metadata<'_>, architecture: &str) -> Result<LlamaConfig, Mo
         blocks: metadata.size(&key("block_count"))?,
         heads,
         kv_heads: or("attention.head_count_kv", heads)?,
-        head_dim: or("attention.key_length", hidden.checked_div(heads).unwrap_or(0))?,
+        head_dim,
         rms_eps: metadata.float(&key("attention.layer_norm_rms_epsilon"))?,
         rope_base: if metadata.has(&key("rope.freq_base")) { metadata.float(&key("rope.freq_base"))? } else { 1e4 },
         rope_scaling: scaling,
@@ -209,17 +226,8 @@ impl Checkpoint for GgufCheckpoint {
         if let Some(order) = self.row_order(name, shape.0) {
             weight = reorder_rows(&weight, &order)?;
         }
-        if lacks_kernel(weight.dtype()) {
-            weight = QTensor::quantize(&weight.dequantize(&self.device)?, GgmlDType::Q8_0)?;
-        }
         Ok(Linear::Quantized { weight: Quantized::new(weight)?, bias })
     }
-}
-
-/// Whether candle multiplies this type without SIMD on a CPU: Q4_1 decodes four times slower than the same weights as
-/// Q8_0, whose step is finer, so they are requantized at load.
-fn lacks_kernel(dtype: GgmlDType) -> bool {
-    matches!(dtype, GgmlDType::Q4_1 | GgmlDType::Q5_0 | GgmlDType::Q5_1 | GgmlDType::Q8_1)
 }
 
 /// Rows are stored one after another in whole blocks, so they can be moved without touching a number.

@@ -75,6 +75,7 @@ struct RawConfig {
     #[serde(default)]
     tie_word_embeddings: bool,
     hidden_act: Option<String>,
+    partial_rotary_factor: Option<f64>,
 }
 
 fn default_rms_eps() -> f64 {
@@ -92,6 +93,13 @@ impl RawConfig {
                 what: "activation",
                 name: act.to_owned(),
                 hint: "supported is silu".to_owned(),
+            });
+        }
+        if let Some(part) = self.partial_rotary_factor.filter(|part| *part != 1.0) {
+            return Err(ModelError::Unsupported {
+                what: "partial rotary embedding",
+                name: format!("{part} of the dimensions"),
+                hint: String::new(),
             });
         }
         let rope = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
@@ -149,7 +157,7 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     }
     files.sort();
     if files.is_empty() {
-        return Err(ModelError::Missing { file: folder.display().to_string(), what: "a .safetensors file".to_owned() });
+        return Err(ModelError::Missing { file: folder.display().to_string(), what: ".safetensors file".to_owned() });
     }
     Ok(files)
 }

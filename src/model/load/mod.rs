@@ -58,6 +58,11 @@ pub(super) fn load(path: &Path, options: &LoadOptions) -> Result<Model, ModelErr
     let loaded = if metadata.is_dir() { hugging_face::open(path, options)? } else { gguf::open(path, options)? };
     let Loaded { config, mut checkpoint, tokenizer, chat_template, name, digest } = loaded;
     config.check(&checkpoint.name())?;
+    if tokenizer.vocab_size() > config.vocabulary {
+        let (ids, rows) = (tokenizer.vocab_size(), config.vocabulary);
+        let why = format!("its tokenizer has {ids} ids, but its embedding has {rows} rows");
+        return Err(ModelError::Malformed { file: checkpoint.name(), why });
+    }
     let network = Llama::new(&config, checkpoint.as_mut(), options.tail_blocks)?;
     Ok(Model {
         network: Box::new(network),
