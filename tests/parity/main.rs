@@ -10,7 +10,6 @@
 mod common;
 
 mod decoding;
-mod families;
 mod greedy;
 
 mod oracles;
