@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use candle_core::{D, Result as CandleResult, Tensor, Var, backprop::GradStore};
 
-use super::{DenseMatrices, Model, ModelError, Passage, Projection, Rows, layers::graft::graft};
+use super::{DenseMatrices, Extent, Model, ModelError, Passage, Projection, Rows, layers::graft::graft};
 
 /// What the trunk made of a passage. It holds for every version (law 7).
 #[derive(Clone)]
@@ -29,9 +29,9 @@ pub fn read(model: &Model, passages: &[Passage]) -> Result<Vec<TrunkState>, Mode
     if passages.is_empty() {
         return Ok(Vec::new());
     }
-    let lengths: Vec<usize> = passages.iter().map(|passage| passage.ids.len()).collect();
+    let extents: Vec<Extent> = passages.iter().map(Passage::extent).collect();
     let ids: Vec<u32> = passages.iter().flat_map(|passage| passage.ids.iter().copied()).collect();
-    let hidden = model.network().trunk(&ids, &lengths, None)?;
+    let hidden = model.network().trunk(&ids, &extents, None)?;
     let mut start = 0;
     passages
         .iter()
@@ -65,7 +65,7 @@ pub struct Captured {
 /// Factors at `W0` of each passage's loss: the mean negative log-likelihood of its target. All passages go through the
 /// tail in one pass; each gets the factors that it would get alone.
 pub fn capture(model: &Model, states: &[TrunkState]) -> Result<Vec<Captured>, ModelError> {
-    let lengths: Vec<usize> = states.iter().map(|state| state.passage.ids.len()).collect();
+    let extents: Vec<Extent> = states.iter().map(|state| state.passage.extent()).collect();
     let hidden: Vec<&Tensor> = states.iter().map(|state| &state.hidden).collect();
     let hidden = Tensor::cat(&hidden, 0)?;
     let wanted: Vec<Vec<u32>> = states.iter().map(|state| state.passage.predicting()).collect();
@@ -74,7 +74,7 @@ pub fn capture(model: &Model, states: &[TrunkState]) -> Result<Vec<Captured>, Mo
         return Err(ModelError::Empty { what: "target" });
     }
     let recorder = Recorder::new(model.base());
-    let top = model.network().tail(&hidden, &lengths, Rows::At(&wanted), &recorder, None)?;
+    let top = model.network().tail(&hidden, &extents, Rows::At(&wanted), &recorder, None)?;
     let weights: Vec<f32> = wanted.iter().flat_map(|rows| rows.iter().map(|_| 1.0 / rows.len() as f32)).collect();
     let logits = model.network().logits(&top)?;
     let (losses, total) = weighted_nll(&logits, &targets, &weights)?;
@@ -84,13 +84,8 @@ pub fn capture(model: &Model, states: &[TrunkState]) -> Result<Vec<Captured>, Mo
         .into_iter()
         .map(|loss| Captured { loss, factors: Vec::with_capacity(model.editable().len()) })
         .collect();
-    for Factors { u, delta } in recorder.factors(&mut gradients)? {
-        // In the last block only the asking rows are computed, so its records have as many rows as those.
-        // Those are fewer than all rows: no target begins at position 0.
-        let rows: Vec<usize> = match u.dim(0)? == targets.len() {
-            true => wanted.iter().map(Vec::len).collect(),
-            false => lengths.clone(),
-        };
+    for (matrix, Factors { u, delta }) in recorder.factors(&mut gradients)?.into_iter().enumerate() {
+        let rows = model.network().rows_of(matrix, &extents, Rows::At(&wanted));
         let mut start = 0;
         for (captured, &length) in captured.iter_mut().zip(&rows) {
             captured.factors.push(kept_rows(&u, &delta, start, length)?);

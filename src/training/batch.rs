@@ -11,7 +11,7 @@ use super::{
 use crate::{
     editor::{mend::Mend, objective::weighted_kl},
     model::{
-        Model, Rows, TrunkState,
+        Extent, Model, Rows, TrunkState,
         capture::{self, Captured, Factors, weighted_nll},
     },
 };
@@ -115,11 +115,12 @@ pub fn run(
         })
         .collect();
 
-    let lengths: Vec<usize> = read.iter().map(|state| state.passage.ids.len()).collect();
+    let extents: Vec<Extent> = read.iter().map(|state| state.passage.extent()).collect();
     let selected: Vec<usize> = rows.iter().map(Vec::len).collect();
     let hidden: Vec<&Tensor> = read.iter().map(|state| &state.hidden).collect();
-    let factored = Factored::new(model.base(), &sides, &owners, &lengths, &selected);
-    let top = model.network().tail(&Tensor::cat(&hidden, 0)?, &lengths, Rows::At(&rows), &factored, None)?;
+    let counts = |matrix| model.network().rows_of(matrix, &extents, Rows::At(&rows));
+    let factored = Factored::new(model.base(), &sides, &owners, counts);
+    let top = model.network().tail(&Tensor::cat(&hidden, 0)?, &extents, Rows::At(&rows), &factored, None)?;
     let logits = model.network().logits(&top)?;
 
     let target_rows: usize = selected[..2 * edits].iter().sum();

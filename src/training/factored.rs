@@ -29,29 +29,28 @@ impl Side {
 pub struct Factored<'a> {
     base: &'a DenseMatrices,
     sides: &'a [Side],
-    /// The edit of each packed row, and of each row that the last block computes.
-    all: Vec<u32>,
-    selected: Vec<u32>,
+    /// The edit of each row that a matrix is multiplied by, matrix by matrix.
+    owners: Vec<Vec<u32>>,
 }
 
 impl<'a> Factored<'a> {
-    /// Sequences of `lengths`, of which the last block computes `selected` rows each, under the edits `owners`.
+    /// Sequences under the edits `owners`; `counts` says how many rows of each a matrix is multiplied by.
     pub fn new(
         base: &'a DenseMatrices,
         sides: &'a [Side],
         owners: &[u32],
-        lengths: &[usize],
-        selected: &[usize],
+        counts: impl Fn(usize) -> Vec<usize>,
     ) -> Self {
-        let spread = |counts: &[usize]| {
-            owners.iter().zip(counts).flat_map(|(&owner, &count)| std::iter::repeat_n(owner, count)).collect()
+        let spread = |matrix| {
+            let rows = owners.iter().zip(counts(matrix));
+            rows.flat_map(|(&owner, count)| std::iter::repeat_n(owner, count)).collect()
         };
-        Self { base, sides, all: spread(lengths), selected: spread(selected) }
+        Self { base, sides, owners: (0..sides.len()).map(spread).collect() }
     }
 
-    /// 1 where a row of `x` and a row of the update belong to the same edit, `[n, rows]`.
-    fn mask(&self, x: &Tensor, side: &Side) -> Result<Tensor> {
-        let own = if x.dim(0)? == self.all.len() { &self.all } else { &self.selected };
+    /// 1 where a row of `x` and a row of the matrix's update belong to the same edit, `[n, rows]`.
+    fn mask(&self, matrix: usize, x: &Tensor) -> Result<Tensor> {
+        let (own, side) = (&self.owners[matrix], &self.sides[matrix]);
         let mask: Vec<f32> = own
             .iter()
             .flat_map(|owner| side.owners.iter().map(move |other| if owner == other { 1.0 } else { 0.0 }))
@@ -66,7 +65,7 @@ impl Projection for Factored<'_> {
         let y = self.base.project(matrix, x)?;
         // One product over the rows of all edits, of which the mask keeps each row's own: for the few rows that an edit
         // has, a plain product beats many small ones.
-        let spoken = (x.matmul(&side.u.t()?)? * self.mask(x, side)?)?;
+        let spoken = (x.matmul(&side.u.t()?)? * self.mask(matrix, x)?)?;
         y + spoken.matmul(&side.delta)?
     }
 }

@@ -9,4 +9,6 @@
 mod common;
 
 mod causal;
+mod classifier;
+mod encoder_decoder;
 mod golden;

@@ -10,6 +10,8 @@
 mod common;
 
 mod decoding;
+mod encoders;
+mod gemma;
 mod greedy;
 
 mod oracles;
