@@ -32,6 +32,10 @@ fn sixteen_edits_are_learned_in_a_hundred_steps_without_moving_their_neighbours(
     let folder = tempfile::tempdir().unwrap();
     let recipe = Recipe {
         rank: 128,
+        composition: CompositionKind::Sum,
+        whitening: None,
+        initial_step_size: 1e-4,
+        simultaneous: vec![1],
         edits_per_step: EDITS,
         learning_rate: 1e-3,
         lr_scale_rate: 1e-2,

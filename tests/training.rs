@@ -79,6 +79,10 @@ fn records(range: std::ops::Range<usize>) -> Dataset {
 fn recipe() -> Recipe {
     Recipe {
         rank: 8,
+        composition: CompositionKind::Sum,
+        whitening: None,
+        initial_step_size: 1e-4,
+        simultaneous: vec![1],
         edits_per_step: 12,
         learning_rate: 3e-3,
         lr_scale_rate: 1e-2,

@@ -57,7 +57,11 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         threads: args.model.compute.threads(),
         bar: &progress_bar(),
     };
-    publish(&evaluate::evaluate(&inputs, &options)?, what.json.as_deref())?;
+    let report = evaluate::evaluate(&inputs, &options)?;
+    publish(&report, what.json.as_deref())?;
+    if let Some(path) = &what.plot {
+        evaluate::plot(&report, path)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -65,6 +69,7 @@ fn options(what: &EvalWhat) -> EvaluateOptions {
     EvaluateOptions {
         offset: what.offset,
         records: what.records.get(),
+        simultaneous: what.simultaneous.iter().map(|number| number.get()).collect(),
         unrelated: what.unrelated,
         max_new_tokens: what.max_new_tokens.get(),
         seed: what.seed,

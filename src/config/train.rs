@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::{
     ModelArgs,
-    values::{self, LocalityMix},
+    values::{self, Composition, LocalityMix},
 };
 
 /// Everything that a training run is started with.
@@ -80,7 +80,26 @@ pub struct Recipe {
     #[arg(long, env = "AMEND_RANK", value_name = "N", default_value = "128")]
     pub rank: NonZeroUsize,
 
-    /// Edits per optimizer step
+    /// How the changes of the active edits become one: their sum, or a joint solve
+    #[arg(long = "compose", env = "AMEND_COMPOSE", value_name = "KIND", default_value = "joint")]
+    pub composition: Composition,
+
+    /// Whiten reading directions by the inputs that the matrices commonly see; the ridge, as a share of their mean
+    /// second moment; 0: no whitening
+    #[arg(long, env = "AMEND_WHITENING", value_name = "SHARE", default_value = "0.01")]
+    #[arg(value_parser = values::share)]
+    pub whitening: f64,
+
+    /// What each matrix's own step size starts at; below 0 it goes down the gradient
+    #[arg(long, env = "AMEND_INITIAL_STEP_SIZE", value_name = "SIZE", default_value = "-0.0003")]
+    #[arg(allow_negative_numbers = true)]
+    pub initial_step_size: f64,
+
+    /// Numbers of edits that are active together; each step draws one; repeat it or separate numbers by commas
+    #[arg(long, env = "AMEND_SIMULTANEOUS", value_name = "N,...", default_value = "1", value_delimiter = ',')]
+    pub simultaneous: Vec<NonZeroUsize>,
+
+    /// Edits that are measured per optimizer step
     #[arg(long, env = "AMEND_EDITS_PER_STEP", value_name = "N", default_value = "16")]
     pub edits_per_step: NonZeroUsize,
 

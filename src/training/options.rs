@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::batch::Weights;
+use crate::editor::CompositionKind;
 
 /// How often each kind of text is what must not change, as weights.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -21,7 +22,17 @@ pub struct LocalityMix {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     pub rank: usize,
+    /// How the edits of a set become one change.
+    pub composition: CompositionKind,
+    /// Ridge of the whitening as a share of the mean second moment; none for an editor without whitening.
+    pub whitening: Option<f64>,
+    /// What every matrix's own learning rate starts at. Below zero it goes down the gradient from the first step on; the
+    /// reference starts at 1e-4 and leaves the sign to the network (config/alg/mend.yaml).
+    pub initial_step_size: f64,
+    /// Edits that are measured in a step.
     pub edits_per_step: usize,
+    /// Numbers of edits that are active together; each step draws one.
+    pub simultaneous: Vec<usize>,
     /// Adam, networks.
     pub learning_rate: f64,
     /// Adam, scales of the matrices' step sizes.
@@ -80,7 +91,11 @@ mod tests {
     fn the_rate_rises_then_falls() {
         let recipe = Recipe {
             rank: 8,
+            composition: CompositionKind::Sum,
+            whitening: None,
+            initial_step_size: 1e-4,
             edits_per_step: 2,
+            simultaneous: vec![1],
             learning_rate: 1e-3,
             lr_scale_rate: 1e-3,
             clip: 1.0,

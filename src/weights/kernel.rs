@@ -95,7 +95,7 @@ pub fn fits(first: usize, d_in: usize, sums: &[i64], moves: &Moves<'_>) -> bool 
 fn values(part: &Part, o: usize, columns: Range<usize>, out: &mut [f32]) {
     match &part.values {
         Values::Dense(values) => out.copy_from_slice(&row(values, part.d_in, o)[columns]),
-        Values::LowRank { left, right } => {
+        Values::LowRank { left, right } | Values::Joint { left, right, .. } => {
             let scale = |i: usize| left[i * part.d_out + o];
             let term = |i: usize| &row(right, part.d_in, i)[columns.clone()];
             out.fill(0.0);

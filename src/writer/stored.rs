@@ -9,7 +9,7 @@ use crate::{
     digest::Digest,
     edit_log::{EditLog, LogError},
     model::EditableMatrix,
-    weights::{Accumulator, Contribution, WeightsError},
+    weights::{Composer, Contribution, WeightsError},
 };
 
 /// Contributions held in memory at a time while sums are moved far.
@@ -64,7 +64,7 @@ impl Stored<'_> {
     /// the digests of those that went in. After an error the sums are somewhere between.
     pub fn shift(
         &self,
-        sums: &mut Accumulator,
+        sums: &mut Composer,
         removed: &[Uuid],
         added: &[Uuid],
     ) -> Result<Vec<(Uuid, Digest)>, StoredError> {

@@ -24,12 +24,12 @@ use crate::{
     digest::Digest,
     edit_log::{EditLog, IdempotencyRow, LogError, VersionKind},
     model::Passage,
-    weights::{Accumulator, Published},
+    weights::{Composer, Published},
 };
 
 /// The sums of the newest version, from which an older one can be rebuilt.
 pub struct Snapshot {
-    pub sums: Accumulator,
+    pub sums: Composer,
     pub active: Vec<Uuid>,
 }
 

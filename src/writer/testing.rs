@@ -23,7 +23,7 @@ use crate::{
         Change, EditLog, EditQuery, EditRow, IdempotencyRow, Identity, LogError, NewEdit, NewVersion, Page, VersionRow,
         sqlite::SqliteLog,
     },
-    editor::{Delta, MatrixDelta},
+    editor::{Composition, Delta, MatrixDelta},
     model::{DenseMatrices, EditableMatrix, Passage, Projection},
 };
 
@@ -116,6 +116,7 @@ pub fn foundation() -> Foundation {
     Foundation {
         model: Digest::of(b"small model"),
         editor: Digest::of(b"small editor"),
+        composition: Composition::Sum,
         shapes: shapes(),
         base: Arc::new(base),
         device: Device::Cpu,

@@ -1,4 +1,4 @@
-//! The tail under one edit.
+//! The tail under one edit, or under several that were composed.
 
 use candle_core::Tensor;
 
@@ -7,7 +7,10 @@ use crate::{
     model::{DenseMatrices, Projection, layers::linear::frozen_matmul},
 };
 
-/// `W0` with a delta. A low-rank one stays beside the base, `y = W0 x + left^T (right x)`; a dense one is added to it.
+/// Rows from which a low-rank change is added to the base: beside it, each token would pay for all of them.
+const DENSE_ROWS: usize = 48;
+
+/// `W0` with a delta. One of low rank stays beside the base, `y = W0 x + left^T (right x)`; any other is added to it.
 pub struct Edited<'a> {
     base: &'a DenseMatrices,
     matrices: Vec<Matrix>,
@@ -40,11 +43,17 @@ impl Matrix {
             MatrixDelta::LowRank { left, right } => {
                 check(left)?;
                 check(right)?;
+                if left.dim(0)? >= DENSE_ROWS {
+                    return Ok(Self::Dense((base + left.t()?.matmul(right)?)?));
+                }
                 Ok(Self::LowRank { right: right.contiguous()?, left: left.t()?.contiguous()? })
             }
             MatrixDelta::Dense(dense) => {
                 check(dense)?;
                 Ok(Self::Dense((base + dense)?))
+            }
+            MatrixDelta::Joint { .. } => {
+                Err(EditorError::Composition("rows of a joint solve are no change before it is solved".to_owned()))
             }
         }
     }
