@@ -129,3 +129,7 @@ fn add_product(weights: &mut [f32], left: &[f32], right: &[f32], d_out: usize, d
         matmul(weights, Accum::Add, own, right, 1.0, Par::Seq);
     });
 }
+
+#[cfg(test)]
+#[path = "joint_tests.rs"]
+mod tests;

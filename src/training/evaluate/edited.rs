@@ -30,8 +30,12 @@ enum Matrix {
 impl<'a> Edited<'a> {
     /// Puts `delta` on `base`; [`EditorError::NonFinite`] if there is a number in it that is not one.
     pub fn new(base: &'a DenseMatrices, delta: &Delta) -> Result<Self, EditorError> {
-        let matrices = base.tensors().iter().zip(&delta.0);
-        let matrices = matrices.map(|(base, delta)| Matrix::new(base, delta)).collect::<Result<_, _>>()?;
+        // Of no edits at all, the change is empty.
+        let matrices = base.tensors().iter().enumerate().map(|(matrix, base)| match delta.0.get(matrix) {
+            Some(delta) => Matrix::new(base, delta),
+            None => Ok(Matrix::Unchanged),
+        });
+        let matrices = matrices.collect::<Result<_, _>>()?;
         Ok(Self { base, matrices })
     }
 }

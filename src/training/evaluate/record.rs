@@ -5,7 +5,6 @@ use std::time::Instant;
 use candle_core::Tensor;
 
 use super::{
-    Edited,
     free_running::begins_with,
     texts::{Role, Texts},
 };
