@@ -13,6 +13,7 @@ use std::{
 
 use amend::{
     digest::Digest,
+    editor::CompositionKind,
     model::{LoadOptions, Model},
     training::{
         LocalityMix, Recipe, RunOptions, TrainingError,

@@ -89,7 +89,8 @@ fn joint(deltas: &[&MatrixDelta], ridge: f32) -> Result<MatrixDelta, EditorError
     }
     let rows = JointRows { keys: &keys, right: &right, left: &left, edits: &edits, d_in, d_out };
     let Solved { left, right } = rows.solve(ridge)?;
-    let tensor = |values: Vec<f32>, width: usize| Tensor::from_vec(values, (edits.iter().sum::<usize>(), width), &Device::Cpu);
+    let tensor =
+        |values: Vec<f32>, width: usize| Tensor::from_vec(values, (edits.iter().sum::<usize>(), width), &Device::Cpu);
     Ok(MatrixDelta::LowRank { left: tensor(left, d_out)?, right: tensor(right, d_in)? })
 }
 

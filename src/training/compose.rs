@@ -19,11 +19,7 @@ struct Owners {
 
 /// The changes that the edits of each set make together, one side per matrix. `sets` says which set each edit is in, and
 /// never falls. With ridges in `mend` it is the joint solve of [`crate::editor::joint`], else the sum.
-pub fn sides(
-    mend: &Mend,
-    captured: &[Arc<Captured>],
-    sets: &[u32],
-) -> std::result::Result<Vec<Side>, TrainingError> {
+pub fn sides(mend: &Mend, captured: &[Arc<Captured>], sets: &[u32]) -> std::result::Result<Vec<Side>, TrainingError> {
     let matrices = captured.first().map_or(0, |captured| captured.factors.len());
     let mut factors = Vec::with_capacity(matrices);
     let mut owners = Vec::with_capacity(matrices);

@@ -48,6 +48,29 @@ pub struct Recipe {
     pub seed: u64,
 }
 
+impl Default for Recipe {
+    /// What `amend train` takes where nothing is said.
+    fn default() -> Self {
+        Self {
+            rank: 128,
+            composition: CompositionKind::Joint,
+            whitening: Some(0.001),
+            initial_step_size: -1e-3,
+            edits_per_step: 32,
+            simultaneous: vec![1, 1, 4, 16, 64, 256],
+            learning_rate: 1e-3,
+            lr_scale_rate: 1e-2,
+            clip: 1.0,
+            edit_weight: 0.3,
+            locality_weight: 1.0,
+            locality_mix: LocalityMix { neighbour: 0.5, other: 0.3, text: 0.2 },
+            steps: 1800,
+            warmup: 50,
+            seed: 0,
+        }
+    }
+}
+
 impl Recipe {
     /// The objective's weights.
     pub fn weights(&self) -> Weights {
@@ -89,23 +112,7 @@ mod tests {
 
     #[test]
     fn the_rate_rises_then_falls() {
-        let recipe = Recipe {
-            rank: 8,
-            composition: CompositionKind::Sum,
-            whitening: None,
-            initial_step_size: 1e-4,
-            edits_per_step: 2,
-            simultaneous: vec![1],
-            learning_rate: 1e-3,
-            lr_scale_rate: 1e-3,
-            clip: 1.0,
-            edit_weight: 0.1,
-            locality_weight: 1.0,
-            locality_mix: LocalityMix { neighbour: 1.0, other: 0.0, text: 0.0 },
-            steps: 100,
-            warmup: 10,
-            seed: 0,
-        };
+        let recipe = Recipe { steps: 100, warmup: 10, ..Recipe::default() };
         assert!((recipe.schedule(0) - 0.1).abs() < 1e-12);
         assert!((recipe.schedule(10) - 1.0).abs() < 1e-12);
         assert!((recipe.schedule(100) - 0.05).abs() < 1e-12);

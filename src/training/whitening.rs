@@ -40,18 +40,13 @@ pub fn whitening(
             }
         }
     }
-    let matrices: Vec<(usize, Vec<f64>)> =
-        model.editable().iter().map(|matrix| matrix.d_in).zip(moments).collect();
+    let matrices: Vec<(usize, Vec<f64>)> = model.editable().iter().map(|matrix| matrix.d_in).zip(moments).collect();
     let whitened = workers.map(&matrices, |(d_in, moments)| whiten(*d_in, moments, rows, ridge));
     Ok(whitened.into_iter().collect::<CandleResult<_>>()?)
 }
 
 /// How many rows the texts have, and `x^T x` over the inputs `x` of every matrix.
-fn pass_moments(
-    model: &Model,
-    states: &HiddenStates,
-    texts: &[usize],
-) -> Result<(f64, Vec<Vec<f32>>), TrainingError> {
+fn pass_moments(model: &Model, states: &HiddenStates, texts: &[usize]) -> Result<(f64, Vec<Vec<f32>>), TrainingError> {
     let read = texts.iter().map(|&text| states.state(text)).collect::<Result<Vec<_>, _>>()?;
     let lengths: Vec<usize> = read.iter().map(|state| state.passage.ids.len()).collect();
     let hidden: Vec<&Tensor> = read.iter().map(|state| &state.hidden).collect();

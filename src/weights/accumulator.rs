@@ -112,6 +112,9 @@ impl Accumulator {
     ) -> Result<(), WeightsError> {
         for contribution in removed.iter().chain(added) {
             contribution.check_shapes(&self.shapes)?;
+            if contribution.parts().iter().any(|part| matches!(part.values, Values::Joint { .. })) {
+                return Err(WeightsError::Malformed("it is of the joint composition".into()));
+            }
         }
         let moves: Vec<Vec<(Direction, &Part)>> =
             (0..self.shapes.len()).map(|matrix| moves_of(matrix, removed, added)).collect();

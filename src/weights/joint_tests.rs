@@ -101,7 +101,9 @@ fn what_can_not_be_is_refused_and_changes_nothing() {
     set.change(&[], &[&edit]).unwrap();
     let before = bits(&set);
     assert!(matches!(set.change(&[&contribution(2)], &[]), Err(WeightsError::Malformed(_))));
-    let dense = shapes().into_iter().map(|s| MatrixDelta::Dense(Tensor::zeros((s.d_out, s.d_in), candle_core::DType::F32, &Device::Cpu).unwrap()));
+    let dense = shapes()
+        .into_iter()
+        .map(|s| MatrixDelta::Dense(Tensor::zeros((s.d_out, s.d_in), candle_core::DType::F32, &Device::Cpu).unwrap()));
     let dense = Contribution::from_delta(&Delta(dense.collect())).unwrap();
     assert!(matches!(set.change(&[], &[&dense]), Err(WeightsError::Malformed(_))));
     assert_eq!(bits(&set), before);

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use amend::editor::CompositionKind;
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
 
@@ -29,12 +30,17 @@ pub struct Files {
 }
 
 impl Files {
-    /// The tiny model and its editor.
+    /// The tiny model and an editor whose edits are added up.
     pub fn tiny() -> Self {
+        Self::tiny_of(CompositionKind::Sum)
+    }
+
+    /// The tiny model and an editor of this composition.
+    pub fn tiny_of(composition: CompositionKind) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let (model, editor) = (folder.path().join("model"), folder.path().join("editor"));
         tiny::write_model(&model, 1);
-        tiny::write_editor(&editor, &model, 2);
+        tiny::write_editor(&editor, &model, composition, 2);
         // What a tiny model computes is less than what it takes to share it.
         Self { model, editor, threads: Some(1), origin: Arc::clone(&folder), folder }
     }

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use amend::editor::CompositionKind;
 use serde_json::json;
 use sqlx::{
     ConnectOptions, Connection, Row, SqliteConnection,
@@ -150,7 +151,7 @@ fn an_editor_that_is_not_whole_is_refused() {
     for (file, reason) in [("editor.safetensors", "is damaged"), ("editor.json", "editor.json")] {
         let mut damaged = files.afresh();
         damaged.editor = damaged.folder.path().join("editor");
-        tiny::write_editor(&damaged.editor, &files.model, 2);
+        tiny::write_editor(&damaged.editor, &files.model, CompositionKind::Sum, 2);
         cut(&damaged.editor.join(file));
         let error = serve(&damaged).refused();
         assert!(error.contains(reason) && error.contains(&damaged.editor.display().to_string()), "{error}");

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use amend::editor::CompositionKind;
 use futures::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -243,7 +244,7 @@ async fn a_log_is_not_opened_with_another_editor_or_model() {
         |files: &Files| finish(amend().args(["serve", "--listen", "127.0.0.1:0"]).args(files.options())).refused();
 
     files.editor = files.folder.path().join("other editor");
-    tiny::write_editor(&files.editor, &files.model, 3);
+    tiny::write_editor(&files.editor, &files.model, CompositionKind::Sum, 3);
     for refused in [serve(&files), files.verify().refused()] {
         assert!(refused.contains("the log belongs to another editor"), "{refused}");
     }
@@ -251,7 +252,7 @@ async fn a_log_is_not_opened_with_another_editor_or_model() {
     tiny::write_model(&files.model, 5);
     let refused = serve(&files);
     assert!(refused.contains("trained"), "{refused}");
-    tiny::write_editor(&files.editor, &files.model, 3);
+    tiny::write_editor(&files.editor, &files.model, CompositionKind::Sum, 3);
     for refused in [serve(&files), files.verify().refused()] {
         assert!(refused.contains("the log belongs to another model"), "{refused}");
     }

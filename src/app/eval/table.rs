@@ -142,7 +142,8 @@ mod tests {
         assert_eq!(lines.len(), 8, "two rules, two heads, one rule below them, two rows, one note:\n{text}");
         let unedited = "no edit 0 50.0 50.0 50.0 50.0 - - - - 50.0 0.2500 - - - - -";
         assert_eq!(cells(lines[4]), cells(unedited));
-        let edited = "finetune (1 failed) 2 50.0 50.0 50.0 50.0 50.0 50.0 50.0 50.0 50.0 0.2500 50.0 0.2500 21.12 40 61";
+        let edited =
+            "finetune (1 failed) 2 50.0 50.0 50.0 50.0 50.0 50.0 50.0 50.0 50.0 0.2500 50.0 0.2500 21.12 40 61";
         assert_eq!(cells(lines[5]), cells(edited));
         assert!(lines[7].starts_with("4 records from 10 of Tiny"), "{}", lines[7]);
     }

@@ -114,9 +114,9 @@ impl World {
         let mut sums = Composer::new(&shapes(), &foundation().base, &Composition::Sum).unwrap();
         for id in newest.active.iter().rev() {
             let bytes = self.log.contribution(*id).await.unwrap();
-            sums.add(&Contribution::from_bytes(&bytes, &shapes()).unwrap()).unwrap();
+            sums.change(&[], &[&Contribution::from_bytes(&bytes, &shapes()).unwrap()]).unwrap();
         }
-        let weights = sums.weights();
+        let weights = sums.weights().unwrap();
         assert_eq!(newest.digest, weights_digest(&shapes(), &weights));
         assert_eq!(newest.matrices().to_vecs().unwrap(), weights);
         newest.digest
