@@ -50,7 +50,8 @@ pub struct TrainFiles {
     #[arg(long, env = "AMEND_CACHE", value_name = "DIR")]
     pub cache: Option<PathBuf>,
 
-    /// Continue the run whose state is in the --out folder, bit for bit
+    /// Continue the run whose state is in the --out folder, bit for bit; of its options only --steps may differ, and the
+    /// schedule goes on from where it is
     #[arg(long, env = "AMEND_RESUME")]
     pub resume: bool,
 }
