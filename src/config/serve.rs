@@ -101,6 +101,10 @@ pub struct EditLimitArgs {
     #[arg(long, env = "AMEND_MAX_TEXT_BYTES", value_name = "BYTES", default_value = "16384")]
     pub max_text_bytes: NonZeroUsize,
 
+    /// Most bytes of an edit's note, which the log keeps for ever
+    #[arg(long, env = "AMEND_MAX_NOTE_BYTES", value_name = "BYTES", default_value = "4096")]
+    pub max_note_bytes: usize,
+
     /// Most paraphrases of an edit
     #[arg(long, env = "AMEND_MAX_PARAPHRASES", value_name = "N", default_value = "16")]
     pub max_paraphrases: usize,
@@ -112,6 +116,11 @@ pub struct EditLimitArgs {
     /// Most edits of one request
     #[arg(long, env = "AMEND_MAX_EDITS_PER_BATCH", value_name = "N", default_value = "64")]
     pub max_edits_per_batch: NonZeroUsize,
+
+    /// Most tokens of the prompts and targets of a request's edits together; also of the edits that are captured
+    /// together, whose factors are in memory at once
+    #[arg(long, env = "AMEND_MAX_SUBMISSION_TOKENS", value_name = "N", default_value = "4096")]
+    pub max_submission_tokens: NonZeroUsize,
 }
 
 /// The engine that generates and scores.

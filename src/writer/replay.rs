@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use super::{
     bench::Foundation,
-    capturing::caught,
     ledger::{Entry, Ledger, Step},
     stored::{Stored, StoredCause, StoredError},
 };
 use crate::{
     digest::Digest,
     edit_log::{Change, ChangeKind, EditLog, LogError, VersionRow},
+    panics::caught,
     weights::WeightsError,
 };
 

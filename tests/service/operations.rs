@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use futures::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
     generation::events,
-    server::{Files, Server, amend, finish},
+    process::{amend, finish},
+    server::{Files, Server},
     tiny,
 };
 
@@ -102,9 +102,8 @@ async fn sigterm_lets_a_stream_end_well_and_takes_nothing_new() {
     let server = Server::start(&files).await;
     let client = server.client.clone();
     let body = json!({"prompt": "Once", "max_tokens": 1500, "stream": true});
-    let response = client.request(Method::POST, "/generate").json(&body).send().await.unwrap();
-    let mut bytes = response.bytes_stream();
-    let mut text = bytes.next().await.unwrap().unwrap().to_vec();
+    let mut response = client.request(Method::POST, "/generate").json(&body).send().await.unwrap();
+    let mut text = response.chunk().await.unwrap().unwrap().to_vec();
     server.terminate();
     // Until the stream ends, others are told that the service drains.
     let refused = loop {
@@ -118,8 +117,8 @@ async fn sigterm_lets_a_stream_end_well_and_takes_nothing_new() {
     client.post("/edits", &json!({"prompt": "Ada speaks", "target": "Welsh"})).await.problem(503, "draining");
     client.post("/generate", &json!({"prompt": "x"})).await.problem(503, "draining");
     assert_eq!(client.get("/livez").await.status, 200);
-    while let Some(more) = bytes.next().await {
-        text.extend_from_slice(&more.unwrap());
+    while let Some(more) = response.chunk().await.unwrap() {
+        text.extend_from_slice(&more);
     }
     let events = events(std::str::from_utf8(&text).unwrap());
     let (name, done) = events.last().unwrap();

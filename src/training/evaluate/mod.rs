@@ -56,6 +56,7 @@ pub struct Inputs<'a> {
     /// Records that a candidate has seen ([`reserve`]): their prompts are not drawn as unrelated ones.
     pub reserved: &'a [usize],
     pub threads: usize,
+    /// As long as the [`window`].
     pub bar: &'a ProgressBar,
 }
 
@@ -73,7 +74,6 @@ pub fn window(records: usize, options: &EvaluateOptions) -> Result<Range<usize>,
 pub fn evaluate(inputs: &Inputs<'_>, options: &EvaluateOptions) -> Result<Report, TrainingError> {
     let window = window(inputs.data.records.len(), options)?;
     let choice = Choice::new(inputs, options)?;
-    inputs.bar.set_length(window.len() as u64);
     let places: Vec<usize> = window.clone().collect();
     let measured = Workers::new(inputs.threads)?.map(&places, |&place| {
         let outcomes = measure_record(inputs, options, &choice, place);
