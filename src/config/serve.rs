@@ -79,9 +79,10 @@ pub struct WriterArgs {
     #[arg(long, env = "AMEND_RESIDENT_VERSIONS", value_name = "N", default_value = "4")]
     pub resident_versions: usize,
 
-    /// At start, compare the weights of every version with the log, or with false those of the newest alone
-    #[arg(long, env = "AMEND_REPLAY_EVERY_VERSION", value_name = "BOOL", default_value = "true")]
-    #[arg(action = ArgAction::Set)]
+    /// At start, make the weights of every version and compare them with the log, as `amend verify` does; otherwise
+    /// those of the newest alone. The hash chain, every stored contribution and every version's set are checked anyway
+    #[arg(long, env = "AMEND_REPLAY_EVERY_VERSION", value_name = "BOOL", default_value = "false")]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub replay_every_version: bool,
 }
 

@@ -220,7 +220,7 @@ async fn a_restart_keeps_everything_and_says_how_long_it_took() {
     };
     let before = ask(&client).await;
     server.stop().await;
-    for options in [&[][..], &["--replay-every-version", "false", "--resident-versions", "0"]] {
+    for options in [&[][..], &["--replay-every-version", "--resident-versions", "0"]] {
         let server = Server::start_with(&files, options).await;
         assert_eq!(ask(&server.client).await, before);
         let log = server.log();
