@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::interrupt;
 use crate::{
     cli,
     config::{EvalArgs, EvalWhat},
@@ -28,10 +29,17 @@ const STILL_RECORDS: usize = 8;
 
 /// Measures editors side by side.
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
-    let what = &args.what;
+    let (what, bar) = (&args.what, progress_bar());
+    let seen = bar.clone();
+    interrupt::ends_with(move || {
+        let (done, all) = (seen.position(), seen.length().unwrap_or_default());
+        seen.finish_and_clear();
+        format!("{done} of {all} records were measured; no figures were written")
+    })?;
     let options = options(what);
     let data = dataset::load(&what.data)?;
     let window = evaluate::window(data.records.len(), &options)?;
+    bar.set_length(window.len() as u64);
     let running_text = match &what.running_text {
         Some(path) => Some(std::fs::read_to_string(path).with_context(|| path.display().to_string())?),
         None => None,
@@ -55,7 +63,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         candidates: &candidates,
         reserved: &reserved,
         threads: args.model.compute.threads(),
-        bar: &progress_bar(),
+        bar: &bar,
     };
     let report = evaluate::evaluate(&inputs, &options)?;
     publish(&report, what.json.as_deref())?;

@@ -12,6 +12,7 @@ use super::{
         Attention, Linear, Rotary,
         ops::{rms_norm, swiglu},
         packing::{Plan, Rows},
+        rescore::rescore,
         rotary::RopeScaling,
     },
     load::Checkpoint,
@@ -237,7 +238,11 @@ impl Network for Llama {
     }
 
     fn decode_logits(&self, rows: &Tensor) -> Result<Tensor> {
-        self.decode_head.forward(rows, &NoEditable)
+        let logits = self.decode_head.forward(rows, &NoEditable)?;
+        match &self.decode_head {
+            Linear::Quantized { .. } => rescore(&logits, rows, &self.head),
+            _ => Ok(logits),
+        }
     }
 }
 

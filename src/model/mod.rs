@@ -65,7 +65,8 @@ pub trait Network: Send + Sync {
     /// The output head in f32, differentiable in its input: `[n, hidden]` -> `[n, vocabulary]`.
     fn logits(&self, rows: &Tensor) -> candle_core::Result<Tensor>;
 
-    /// The output head at decoding speed, in the file's own precision.
+    /// The output head at decoding speed, in the file's own precision; the best few logits, and so the argmax, are those
+    /// of [`Network::logits`].
     fn decode_logits(&self, rows: &Tensor) -> candle_core::Result<Tensor>;
 }
 

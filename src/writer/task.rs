@@ -13,7 +13,7 @@ use super::{
     Idempotency, SetChange, WriterError,
     admission::{self, AdmittedEdit},
     bench::Bench,
-    capturing::{self, Captured, caught},
+    capturing::{self, Captured},
     edit_turn::{EditTurn, Stop},
     ledger::Ledger,
     queue::{ChangeJob, Command, EditJob, Reply, Shared},
@@ -24,6 +24,7 @@ use crate::{
     digest::Digest,
     edit_log::{EditLog, IdempotencyRow, LogError, VersionKind},
     model::Passage,
+    panics::caught,
     weights::{Composer, Published},
 };
 

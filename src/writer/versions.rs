@@ -10,13 +10,13 @@ use tokio::{
 
 use super::{
     bench::Foundation,
-    capturing::caught,
     stored::Stored,
     task::{Snapshot, SnapshotRequest},
 };
 use crate::{
     edit_log::{EditLog, VersionRow},
     model::DenseMatrices,
+    panics::caught,
     telemetry::Metrics,
     weights::{Lease, Published, Version, VersionSource, WeightsError, weights_digest},
 };

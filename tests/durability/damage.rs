@@ -10,7 +10,8 @@ use sqlx::{
 };
 
 use super::{
-    server::{Files, Finished, Server, amend, finish},
+    process::{Finished, amend, finish},
+    server::{Files, Server},
     tiny,
 };
 

@@ -12,5 +12,4 @@ mod common;
 mod decoding;
 mod families;
 mod greedy;
-
 mod oracles;

@@ -8,6 +8,7 @@ pub mod int8;
 pub mod linear;
 pub mod ops;
 pub mod packing;
+pub mod rescore;
 pub mod rotary;
 pub mod rowwise;
 

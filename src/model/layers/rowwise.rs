@@ -49,7 +49,6 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, seen: &[Seen], kv_heads: usize
     } else {
         out.par_chunks_exact_mut(group).enumerate().for_each(one);
     }
-    drop((q_storage, k_storage, v_storage));
     Tensor::from_vec(out, (rows, width), k.device())
 }
 

@@ -26,6 +26,7 @@ use crate::{
         llama::LlamaConfig,
         tokenizer::Tokenizer,
     },
+    panics::caught,
 };
 
 /// Opens a GGUF file.
@@ -62,7 +63,7 @@ pub(super) fn open(path: &Path, options: &LoadOptions) -> Result<Loaded, ModelEr
 /// Metadata and tensor table. candle checks every length against the file's size before it allocates, but divides by the
 /// alignment that the file names, which may be zero.
 fn read_header(reader: &mut BufReader<File>) -> Result<Content, String> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Content::read(reader)))
+    caught(|| Content::read(reader))
         .map_err(|_| "its header can not be read; is general.alignment zero?".to_owned())?
         .map_err(|error| error.to_string())
 }

@@ -63,6 +63,7 @@ pub struct Inputs<'a> {
     /// Records that a candidate has seen ([`reserve`]): their prompts are not drawn as unrelated ones.
     pub reserved: &'a [usize],
     pub threads: usize,
+    /// Moved by one for each record measured.
     pub bar: &'a ProgressBar,
 }
 
