@@ -19,7 +19,7 @@ pub struct EvalArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Evaluation")]
 pub struct EvalWhat {
-    /// An editor's folder, or the word finetune or finetune-kl; required; repeat it or separate editors by commas
+    /// An editor's folder, or the word finetune, finetune-kl or ultraedit; required; repeat it or separate editors by commas
     #[arg(long = "editor", env = "AMEND_EDITOR", value_name = "DIR|METHOD", required = true, value_delimiter = ',')]
     pub editors: Vec<String>,
 

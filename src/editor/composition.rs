@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Delta, EditorError, MatrixDelta,
-    joint::{JointRows, Solved},
+    joint::{JointRows, Rule, Solved},
 };
 
 /// How the changes of several edits become one.
@@ -18,6 +18,8 @@ pub enum Composition {
     Sum,
     /// A joint solve ([`super::joint`]), with a ridge for each matrix.
     Joint { ridges: Vec<f32> },
+    /// Least squares over the active edits' keys, with one ridge.
+    LeastSquares { ridge: f32 },
 }
 
 /// The kinds of [`Composition`], as files and options name them.
@@ -35,6 +37,16 @@ impl Composition {
         match self {
             Self::Sum => "sum",
             Self::Joint { .. } => "joint",
+            Self::LeastSquares { .. } => "least_squares",
+        }
+    }
+
+    /// What is solved for a matrix; none for a sum.
+    pub fn rule(&self, matrix: usize) -> Option<Rule> {
+        match self {
+            Self::Sum => None,
+            Self::Joint { ridges } => Some(Rule::Joint { ridge: ridges[matrix] }),
+            Self::LeastSquares { ridge } => Some(Rule::LeastSquares { ridge: *ridge }),
         }
     }
 
@@ -42,9 +54,9 @@ impl Composition {
     pub fn compose(&self, deltas: &[&Delta]) -> Result<Delta, EditorError> {
         let matrices = deltas.first().map_or(0, |delta| delta.0.len());
         let of_matrix = |matrix| deltas.iter().map(move |delta| &delta.0[matrix]);
-        let composed = (0..matrices).map(|matrix| match self {
-            Self::Sum => sum(&of_matrix(matrix).collect::<Vec<_>>()),
-            Self::Joint { ridges } => joint(&of_matrix(matrix).collect::<Vec<_>>(), ridges[matrix]),
+        let composed = (0..matrices).map(|matrix| match self.rule(matrix) {
+            None => sum(&of_matrix(matrix).collect::<Vec<_>>()),
+            Some(rule) => solve(&of_matrix(matrix).collect::<Vec<_>>(), rule),
         });
         Ok(Delta(composed.collect::<Result<_, _>>()?))
     }
@@ -74,7 +86,7 @@ fn sum(deltas: &[&MatrixDelta]) -> Result<MatrixDelta, EditorError> {
     }
 }
 
-fn joint(deltas: &[&MatrixDelta], ridge: f32) -> Result<MatrixDelta, EditorError> {
+fn solve(deltas: &[&MatrixDelta], rule: Rule) -> Result<MatrixDelta, EditorError> {
     let (mut keys, mut left, mut right, mut edits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut d_in, mut d_out) = (0, 0);
     for delta in deltas {
@@ -88,7 +100,7 @@ fn joint(deltas: &[&MatrixDelta], ridge: f32) -> Result<MatrixDelta, EditorError
         }
     }
     let rows = JointRows { keys: &keys, right: &right, left: &left, edits: &edits, d_in, d_out };
-    let Solved { left, right } = rows.solve(ridge)?;
+    let Solved { left, right } = rows.solve(rule)?;
     let tensor =
         |values: Vec<f32>, width: usize| Tensor::from_vec(values, (edits.iter().sum::<usize>(), width), &Device::Cpu);
     Ok(MatrixDelta::LowRank { left: tensor(left, d_out)?, right: tensor(right, d_in)? })

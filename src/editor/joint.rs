@@ -14,6 +14,9 @@
 //! with `A = G + ridge s I` and `C = B + ridge s I` the change is `X^T U = D^T C^T A^-T U`: whichever side of `D` and `U`
 //! is narrower is solved for.
 //!
+//! Least squares (MALMEN) is the same with every key its own reading direction, `U = K`, and with `D` as the outputs that
+//! are wanted at the keys, whatever else is active: `(G + ridge I) X = D`.
+//!
 //! Everything here is in f64 save the products of `K` with `U`, on one thread, in the order of the rows: on one kind of
 //! machine the bits are a function of the rows and their order alone.
 
@@ -23,6 +26,15 @@ use faer::{
 };
 
 use super::EditorError;
+
+/// Which system is solved.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rule {
+    /// Each edit's own response, with a ridge in units of `s`.
+    Joint { ridge: f32 },
+    /// Given outputs, with a plain ridge.
+    LeastSquares { ridge: f32 },
+}
 
 /// The rows of several edits at one matrix, one edit after another.
 #[derive(Debug, Clone, Copy)]
@@ -50,20 +62,27 @@ pub struct Solved {
 
 impl JointRows<'_> {
     /// Solves for the change of the matrix. [`EditorError::NonFinite`] if there is no solution in the range of f32.
-    pub fn solve(&self, ridge: f32) -> Result<Solved, EditorError> {
+    pub fn solve(&self, rule: Rule) -> Result<Solved, EditorError> {
         let n: usize = self.edits.iter().sum();
         if n == 0 {
             return Ok(Solved { left: Vec::new(), right: Vec::new() });
         }
         let gram = self.gram(n);
-        let shift = f64::from(ridge) * (0..n).map(|i| gram[(i, i)].abs()).sum::<f64>() / n as f64;
+        let shift = match rule {
+            Rule::Joint { ridge } => f64::from(ridge) * (0..n).map(|i| gram[(i, i)].abs()).sum::<f64>() / n as f64,
+            Rule::LeastSquares { ridge } => f64::from(ridge),
+        };
         let shifted = Mat::from_fn(n, n, |i, j| gram[(i, j)] + if i == j { shift } else { 0.0 });
+        let wanted = |i: usize, j: usize| match rule {
+            Rule::Joint { .. } => shifted[(i, j)],
+            Rule::LeastSquares { .. } => f64::from(u8::from(i == j)),
+        };
         let solved = if self.d_in <= self.d_out {
             let read = shifted.transpose().partial_piv_lu().solve(&wide(self.right, self.d_in));
-            let right = self.within_edits(|i, j| shifted[(j, i)], &read);
+            let right = self.within_edits(|i, j| wanted(j, i), &read);
             Solved { left: self.left.to_vec(), right: narrow(&right) }
         } else {
-            let said = self.within_edits(|i, j| shifted[(i, j)], &wide(self.left, self.d_out));
+            let said = self.within_edits(wanted, &wide(self.left, self.d_out));
             Solved { left: narrow(&shifted.partial_piv_lu().solve(&said)), right: self.right.to_vec() }
         };
         match solved.left.iter().chain(&solved.right).all(|value| value.is_finite()) {
@@ -144,7 +163,7 @@ mod tests {
             let (keys, right) = (random(6 * d_in, 1), random(6 * d_in, 2));
             let left = random(6 * d_out, 3);
             let rows = JointRows { keys: &keys, right: &right, left: &left, edits: &edits, d_in, d_out };
-            let solved = rows.solve(1e-7).unwrap();
+            let solved = rows.solve(Rule::Joint { ridge: 1e-7 }).unwrap();
             let mut start = 0;
             for edit in edits {
                 let own = |values: &[f32], width: usize| values[start * width..(start + edit) * width].to_vec();
@@ -162,17 +181,29 @@ mod tests {
         for (d_in, d_out) in [(5, 9), (9, 5)] {
             let (keys, right, left) = (random(d_in, 1), random(d_in, 2), random(d_out, 3));
             let rows = JointRows { keys: &keys, right: &right, left: &left, edits: &[1], d_in, d_out };
-            let solved = rows.solve(0.3).unwrap();
+            let solved = rows.solve(Rule::Joint { ridge: 0.3 }).unwrap();
             let x = random(d_in, 4);
             assert_close(&answer(&solved.left, &solved.right, &x, d_out), &answer(&left, &right, &x, d_out));
         }
     }
 
     #[test]
+    fn least_squares_gives_the_wanted_outputs_at_the_keys() {
+        for (d_in, d_out) in [(24, 10), (10, 24)] {
+            let (keys, left) = (random(6 * d_in, 1), random(6 * d_out, 2));
+            let rows = JointRows { keys: &keys, right: &keys, left: &left, edits: &[2, 4], d_in, d_out };
+            let solved = rows.solve(Rule::LeastSquares { ridge: 1e-6 }).unwrap();
+            for (key, wanted) in keys.chunks_exact(d_in).zip(left.chunks_exact(d_out)) {
+                assert_close(&answer(&solved.left, &solved.right, key, d_out), wanted);
+            }
+        }
+    }
+
+    #[test]
     fn nothing_to_solve_is_no_change_and_no_solution_is_an_error() {
         let none = JointRows { keys: &[], right: &[], left: &[], edits: &[], d_in: 3, d_out: 2 };
-        assert!(none.solve(0.1).unwrap().left.is_empty());
+        assert!(none.solve(Rule::Joint { ridge: 0.1 }).unwrap().left.is_empty());
         let zero = JointRows { keys: &[0.0; 3], right: &[0.0; 3], left: &[1.0; 2], edits: &[1], d_in: 3, d_out: 2 };
-        assert!(matches!(zero.solve(0.1), Err(EditorError::NonFinite { .. })));
+        assert!(matches!(zero.solve(Rule::Joint { ridge: 0.1 }), Err(EditorError::NonFinite { .. })));
     }
 }

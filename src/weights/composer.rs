@@ -15,7 +15,7 @@ use crate::{
 pub enum Composer {
     /// `W0 + sum of the deltas`.
     Sum(Accumulator),
-    /// `W0` and a joint solve.
+    /// `W0` and a joint solve, or least squares.
     Joint(JointSet),
 }
 
@@ -28,7 +28,10 @@ impl Composer {
     ) -> Result<Self, WeightsError> {
         Ok(match composition {
             Composition::Sum => Self::Sum(Accumulator::new(shapes, base)?),
-            Composition::Joint { ridges } => Self::Joint(JointSet::new(shapes, base, ridges)?),
+            Composition::Joint { .. } | Composition::LeastSquares { .. } => {
+                let rules = (0..shapes.len()).filter_map(|matrix| composition.rule(matrix)).collect();
+                Self::Joint(JointSet::new(shapes, base, rules)?)
+            }
         })
     }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    editor::joint::{JointRows, Solved},
+    editor::joint::{JointRows, Rule, Solved},
     model::{DenseMatrices, EditableMatrix},
 };
 
@@ -29,20 +29,20 @@ const TASK_ROWS: usize = 64;
 pub struct JointSet {
     shapes: Arc<[EditableMatrix]>,
     base: Arc<Vec<Vec<f32>>>,
-    ridges: Arc<[f32]>,
+    rules: Arc<[Rule]>,
     /// With how often each is in the set.
     edits: BTreeMap<Digest, (usize, Arc<Contribution>)>,
 }
 
 impl JointSet {
-    /// The empty set over these base weights, with a ridge for each matrix.
-    pub fn new(shapes: &[EditableMatrix], base: &DenseMatrices, ridges: &[f32]) -> Result<Self, WeightsError> {
+    /// The empty set over these base weights, with what is solved for each matrix.
+    pub fn new(shapes: &[EditableMatrix], base: &DenseMatrices, rules: Vec<Rule>) -> Result<Self, WeightsError> {
         let base = base.to_vecs()?;
         let sizes = shapes.iter().map(|shape| shape.d_out * shape.d_in);
-        if !base.iter().map(Vec::len).eq(sizes) || ridges.len() != shapes.len() {
-            return Err(WeightsError::Malformed("base weights or ridges do not fit the editable matrices".into()));
+        if !base.iter().map(Vec::len).eq(sizes) || rules.len() != shapes.len() {
+            return Err(WeightsError::Malformed("base weights or rules do not fit the editable matrices".into()));
         }
-        Ok(Self { shapes: shapes.into(), base: Arc::new(base), ridges: ridges.into(), edits: BTreeMap::new() })
+        Ok(Self { shapes: shapes.into(), base: Arc::new(base), rules: rules.into(), edits: BTreeMap::new() })
     }
 
     /// The matrices that are solved for.
@@ -97,7 +97,7 @@ impl JointSet {
             keys.extend_from_slice(values[2]);
         }
         let rows = JointRows { keys: &keys, right: &right, left: &left, edits: &edits, d_in, d_out };
-        let solved = rows.solve(self.ridges[matrix]);
+        let solved = rows.solve(self.rules[matrix]);
         let Solved { left, right } = solved.map_err(|_| WeightsError::NonFinite { matrix: name.clone() })?;
         if !left.is_empty() {
             add_product(&mut weights, &left, &right, d_out, d_in);

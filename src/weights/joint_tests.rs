@@ -32,7 +32,7 @@ fn contribution(seed: u64) -> Contribution {
 fn empty() -> JointSet {
     let base = shapes().into_iter().map(|s| (0..s.d_out * s.d_in).map(|i| (i % 17) as f32 / 17.0 - 0.4).collect());
     let base = DenseMatrices::from_vecs(&shapes(), base.collect(), &Device::Cpu).unwrap();
-    JointSet::new(&shapes(), &base, &[0.1, 0.2]).unwrap()
+    JointSet::new(&shapes(), &base, vec![Rule::Joint { ridge: 0.1 }, Rule::LeastSquares { ridge: 0.2 }]).unwrap()
 }
 
 fn bits(set: &JointSet) -> Vec<Vec<u32>> {
