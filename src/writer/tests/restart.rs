@@ -70,7 +70,10 @@ async fn a_log_that_does_not_fit_does_not_start() {
     };
     let refused = async |replay_every_version, version| {
         let Err(error) = start(replay_every_version).await else { panic!("it started") };
-        assert!(matches!(&error, StartError::Replay(ReplayError::Version { number, .. }) if *number == version), "{error}");
+        assert!(
+            matches!(&error, StartError::Replay(ReplayError::Version { number, .. }) if *number == version),
+            "{error}"
+        );
     };
     for every in [true, false] {
         world.log.lying.store(7, Ordering::SeqCst);
