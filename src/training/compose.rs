@@ -7,15 +7,9 @@ use faer::{Mat, linalg::solvers::DenseSolveCore};
 
 use super::{TrainingError, factored::Side};
 use crate::{
-    editor::mend::{Mend, PseudoFactors},
+    editor::mend::Mend,
     model::capture::{Captured, Factors},
 };
-
-/// Which edit, and which set of edits, each row of a matrix belongs to.
-struct Owners {
-    edits: Vec<u32>,
-    sets: Vec<u32>,
-}
 
 /// The changes that the edits of each set make together, one side per matrix. `sets` says which set each edit is in, and
 /// never falls. With ridges in `mend` it is the joint solve of [`crate::editor::joint`], else the sum.
@@ -32,33 +26,34 @@ pub fn sides(mend: &Mend, captured: &[Arc<Captured>], sets: &[u32]) -> std::resu
             counts.iter().enumerate().flat_map(|(edit, &rows)| std::iter::repeat_n(owner(edit), rows)).collect()
         };
         factors.push(Factors { u: Tensor::cat(&us, 0)?, delta: Tensor::cat(&deltas, 0)? });
-        owners.push(Owners { edits: spread(&|edit| edit as u32), sets: spread(&|edit| sets[edit]) });
+        owners.push((spread(&|edit| edit as u32), spread(&|edit| sets[edit])));
     }
     let pseudo = mend.transform(&factors)?;
     let mut sides = Vec::with_capacity(matrices);
-    for (matrix, ((pseudo, factors), owners)) in pseudo.into_iter().zip(&factors).zip(owners).enumerate() {
-        let delta = pseudo.delta.broadcast_mul(&mend.learning_rate(matrix)?)?;
-        let pseudo = PseudoFactors { u: pseudo.u, delta };
-        let delta = match &mend.log_ridges {
-            None => pseudo.delta,
-            Some(logs) => joint(&factors.u, &pseudo, &owners, &logs.narrow(0, matrix, 1)?.exp()?)?,
-        };
-        sides.push(Side { u: pseudo.u, delta, sets: owners.sets });
+    for (matrix, ((pseudo, factors), (edits, sets))) in pseudo.iter().zip(&factors).zip(owners).enumerate() {
+        let alone = Side::new(pseudo, &mend.learning_rate(matrix)?, sets)?;
+        sides.push(match &mend.log_ridges {
+            None => alone,
+            Some(logs) => {
+                Side { delta: joint(&factors.u, &alone, &edits, &logs.narrow(0, matrix, 1)?.exp()?)?, ..alone }
+            }
+        });
     }
     Ok(sides)
 }
 
-/// `X` of the joint solve, each set for itself: the Gram matrix is cut to blocks by a mask.
-fn joint(keys: &Tensor, pseudo: &PseudoFactors, owners: &Owners, ridge: &Tensor) -> Result<Tensor> {
-    let n = owners.sets.len();
-    let gram = keys.matmul(&pseudo.u.t()?)?;
-    let size = (keys * &pseudo.u)?.sum_keepdim(1)?.abs()?;
-    let mean = same(&owners.sets, |set| 1.0 / owners.sets.iter().filter(|other| **other == set).count() as f32)?;
+/// `X` of the joint solve, each set for itself: the Gram matrix is cut to blocks by a mask. `edits` says which edit each
+/// row belongs to.
+fn joint(keys: &Tensor, alone: &Side, edits: &[u32], ridge: &Tensor) -> Result<Tensor> {
+    let sets = &alone.sets;
+    let gram = keys.matmul(&alone.u.t()?)?;
+    let size = (keys * &alone.u)?.sum_keepdim(1)?.abs()?;
+    let mean = same(sets, |set| 1.0 / sets.iter().filter(|other| **other == set).count() as f32)?;
     let shift = mean.matmul(&size)?.broadcast_mul(ridge)?;
-    let shift = Tensor::eye(n, DType::F32, &Device::Cpu)?.broadcast_mul(&shift)?;
-    let coefficients = ((&gram * same(&owners.sets, |_| 1.0)?)? + &shift)?;
-    let own = ((&gram * same(&owners.edits, |_| 1.0)?)? + &shift)?;
-    solve(&coefficients, &own.matmul(&pseudo.delta)?)
+    let shift = Tensor::eye(sets.len(), DType::F32, &Device::Cpu)?.broadcast_mul(&shift)?;
+    let coefficients = ((&gram * same(sets, |_| 1.0)?)? + &shift)?;
+    let own = ((&gram * same(edits, |_| 1.0)?)? + &shift)?;
+    solve(&coefficients, &own.matmul(&alone.delta)?)
 }
 
 /// `weight` where two rows have the same owner, `[n, n]`.

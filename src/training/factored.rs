@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor, Var, backprop::GradStore};
 
-use crate::model::{DenseMatrices, Projection};
+use crate::{
+    editor::mend::PseudoFactors,
+    model::{DenseMatrices, Projection},
+};
 
 /// The low-rank changes of one matrix, of all sets of a batch, one after another.
 #[derive(Clone)]
@@ -18,6 +21,11 @@ pub struct Side {
 }
 
 impl Side {
+    /// Pseudo-factors with their learning rate `[1]`; `sets` says which set each row belongs to.
+    pub fn new(pseudo: &PseudoFactors, learning_rate: &Tensor, sets: Vec<u32>) -> Result<Self> {
+        Ok(Self { u: pseudo.u.clone(), delta: pseudo.delta.broadcast_mul(learning_rate)?, sets })
+    }
+
     /// The rows of these sets.
     fn of_sets(&self, sets: &Range<u32>) -> Result<Self> {
         let start = self.sets.partition_point(|set| *set < sets.start);
