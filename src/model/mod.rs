@@ -4,12 +4,14 @@
 //! graph and may stay quantized. [`Network::trunk`] has no access to any version's weights; [`Network::tail`] gets them
 //! through a [`Projection`].
 
+mod builder;
 pub mod capture;
 pub mod chat_template;
+mod decoder;
 mod error;
+mod families;
 pub mod kv;
 pub mod layers;
-pub mod llama;
 pub mod load;
 mod matrices;
 pub mod measure;
