@@ -37,7 +37,7 @@ pub struct EvalWhat {
     pub offset: usize,
 
     /// Numbers of edits that are active at once, in groups of records; repeat it or separate numbers by commas
-    #[arg(long, env = "AMEND_SIMULTANEOUS", value_name = "N,...", default_value = "1", value_delimiter = ',')]
+    #[arg(long, env = "AMEND_SIMULTANEOUS", value_name = "N", default_value = "1", value_delimiter = ',')]
     pub simultaneous: Vec<NonZeroUsize>,
 
     /// Prompts of other records on which each edit should change nothing, per record, beside its own neighbour

@@ -87,12 +87,12 @@ pub struct Recipe {
 
     /// Whiten reading directions by the inputs that the matrices commonly see; the ridge, as a share of their mean
     /// second moment; 0: no whitening
-    #[arg(long, env = "AMEND_WHITENING", value_name = "SHARE", default_value = "0.001")]
+    #[arg(long, env = "AMEND_WHITENING", value_name = "W", default_value = "0.001")]
     #[arg(value_parser = values::share)]
     pub whitening: f64,
 
     /// What each matrix's own step size starts at; below 0 it goes down the gradient
-    #[arg(long, env = "AMEND_INITIAL_STEP_SIZE", value_name = "SIZE", default_value = "-0.001")]
+    #[arg(long, env = "AMEND_INITIAL_STEP_SIZE", value_name = "RATE", default_value = "-0.001")]
     #[arg(allow_negative_numbers = true)]
     pub initial_step_size: f64,
 
