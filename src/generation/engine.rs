@@ -1,11 +1,6 @@
 //! The engine thread: the only one that runs the network. It advances every slot in turns.
 
-use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::mpsc::Receiver,
-    time::Instant,
-};
+use std::{sync::mpsc::Receiver, time::Instant};
 
 use super::{
     decoder::Decoder,
@@ -15,7 +10,7 @@ use super::{
     scoring::Scoring,
     sequence::Sequence,
 };
-use crate::telemetry::Metrics;
+use crate::{panics::caught, telemetry::Metrics};
 
 /// A task that has a slot and a version.
 pub(super) struct Placed<L> {
@@ -124,14 +119,14 @@ impl<'d, D: Decoder> Engine<'d, D> {
     fn advance(&self, task: &mut Active<'d, D>) {
         let Some(running) = &mut task.running else { return };
         let (events, version) = (&task.events, task.version);
-        let guarded = catch_unwind(AssertUnwindSafe(|| {
+        let guarded = caught(|| {
             assert_eq!(self.decoder.version(&running.lease), version, "a task stays on the version it began on");
             match &mut running.work {
                 Work::Sequence(sequence) => sequence.advance(&running.lease, self.chunk, self.metrics, events),
                 Work::Scoring(scoring) => scoring.advance(self.decoder, &running.lease, self.chunk, self.metrics),
             }
-        }));
-        match guarded.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))) {
+        });
+        match guarded.unwrap_or_else(|panic| Err(panicked(&panic))) {
             Ok(None) => {}
             Ok(Some(last)) => task.end(Ok(last)),
             Err(error) => task.end(Err(error)),
@@ -156,9 +151,8 @@ impl<D: Decoder> Active<'_, D> {
     }
 }
 
-fn panicked(panic: &(dyn Any + Send)) -> GenerateError {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    let message = format!("the engine panicked: {}", text.unwrap_or("no message"));
+fn panicked(panic: &str) -> GenerateError {
+    let message = format!("the engine {panic}");
     tracing::error!(message, "a task in the engine panicked; the others go on");
     GenerateError::Internal(message)
 }

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 
 use super::{
     DenseMatrices, EditableMatrix, ModelError,
-    layers::{Linear, Norm, linear::frozen_matmul},
+    layers::{Linear, Norm, linear::frozen_matmul, rescore::rescore},
     load::Checkpoint,
     matrices::NoEditable,
 };
@@ -159,9 +159,13 @@ impl Head {
         self.biased(frozen_matmul(rows, &self.dense)?)
     }
 
-    /// At decoding speed.
+    /// At decoding speed; the best few logits, and so the argmax, are those of [`Head::forward`].
     pub fn decode(&self, rows: &Tensor) -> candle_core::Result<Tensor> {
-        self.biased(self.decode.forward(rows, &NoEditable)?)
+        let logits = self.decode.forward(rows, &NoEditable)?;
+        match (&self.decode, &self.bias) {
+            (Linear::Quantized { .. }, None) => rescore(&logits, rows, &self.dense),
+            _ => self.biased(logits),
+        }
     }
 
     fn biased(&self, logits: Tensor) -> candle_core::Result<Tensor> {

@@ -89,8 +89,8 @@ impl Network for Classifier {
         Sequence::new(LayerCaches::new(0), LayerCaches::new(0))
     }
 
-    fn rows_of(&self, _: usize, extents: &[Extent], _: Rows<'_>) -> Vec<usize> {
-        extents.iter().map(|extent| extent.source).collect()
+    fn rows_of(&self, _: usize, extents: &[Extent], _: Rows<'_>) -> Vec<Vec<u32>> {
+        extents.iter().map(|extent| (0..extent.source as u32).collect()).collect()
     }
 
     fn trunk(&self, ids: &[u32], extents: &[Extent], _: Option<&mut LayerCaches>) -> Result<Tensor> {

@@ -95,12 +95,12 @@ impl Network for Decoder {
         Sequence::new(LayerCaches::new(self.shape.trunk_blocks), LayerCaches::new(self.shape.tail_blocks))
     }
 
-    fn rows_of(&self, matrix: usize, extents: &[Extent], rows: Rows<'_>) -> Vec<usize> {
+    fn rows_of(&self, matrix: usize, extents: &[Extent], rows: Rows<'_>) -> Vec<Vec<u32>> {
         let per_block = self.editable.len() / self.shape.tail_blocks;
         match rows {
             // The top block computes no other rows.
-            Rows::At(wanted) if matrix + per_block >= self.editable.len() => wanted.iter().map(Vec::len).collect(),
-            _ => totals(extents),
+            Rows::At(wanted) if matrix + per_block >= self.editable.len() => wanted.to_vec(),
+            _ => extents.iter().map(|extent| (0..extent.total() as u32).collect()).collect(),
         }
     }
 

@@ -142,9 +142,13 @@ impl Network for EncoderDecoder {
         Sequence::new(LayerCaches::new(0), LayerCaches::with_source(self.parts.decoder.blocks.len()))
     }
 
-    fn rows_of(&self, matrix: usize, extents: &[Extent], _: Rows<'_>) -> Vec<usize> {
+    fn rows_of(&self, matrix: usize, extents: &[Extent], _: Rows<'_>) -> Vec<Vec<u32>> {
         let encoders = matrix < self.editable.len() / 2;
-        extents.iter().map(|extent| if encoders { extent.source } else { extent.target }).collect()
+        let own = |extent: &Extent| match encoders {
+            true => 0..extent.source as u32,
+            false => extent.source as u32..extent.total() as u32,
+        };
+        extents.iter().map(|extent| own(extent).collect()).collect()
     }
 
     fn trunk(&self, ids: &[u32], extents: &[Extent], caches: Option<&mut LayerCaches>) -> Result<Tensor> {

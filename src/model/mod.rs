@@ -56,9 +56,9 @@ pub trait Network: Send + Sync {
     /// An empty sequence.
     fn start(&self) -> Sequence;
 
-    /// How many rows of each sequence an editable matrix is multiplied by in a pass of the tail, one sequence after
-    /// another.
-    fn rows_of(&self, matrix: usize, extents: &[Extent], rows: Rows<'_>) -> Vec<usize>;
+    /// Which positions of each sequence an editable matrix is multiplied by in a pass of the tail, in the order of its
+    /// rows.
+    fn rows_of(&self, matrix: usize, extents: &[Extent], rows: Rows<'_>) -> Vec<Vec<u32>>;
 
     /// Token ids to hidden states at the tail's door, `[n, hidden]` f32, without a graph.
     fn trunk(&self, ids: &[u32], extents: &[Extent], caches: Option<&mut LayerCaches>) -> candle_core::Result<Tensor>;
@@ -77,7 +77,8 @@ pub trait Network: Send + Sync {
     /// The output head in f32, differentiable in its input: `[n, hidden]` -> `[n, vocabulary]`.
     fn logits(&self, rows: &Tensor) -> candle_core::Result<Tensor>;
 
-    /// The output head at decoding speed, in the file's own precision.
+    /// The output head at decoding speed, in the file's own precision; the best few logits, and so the argmax, are those
+    /// of [`Network::logits`].
     fn decode_logits(&self, rows: &Tensor) -> candle_core::Result<Tensor>;
 }
 

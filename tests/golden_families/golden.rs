@@ -27,7 +27,7 @@ impl Golden {
     pub fn load(family: &str) -> Option<Self> {
         let path = shared_file("AMEND_GOLDEN_FAMILIES", "golden/families")?.join(format!("{family}.safetensors"));
         if !path.exists() {
-            eprintln!("skipped: {} is absent", path.display());
+            println!("skipped: {} is absent", path.display());
             return None;
         }
         let (tensors, metadata) = read_safetensors(&path);

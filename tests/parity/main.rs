@@ -13,5 +13,4 @@ mod decoding;
 mod encoders;
 mod gemma;
 mod greedy;
-
 mod oracles;

@@ -56,7 +56,7 @@ impl Attention {
         let q = self.queries(&plan.select(x)?, plan, weights)?;
         let (k, v) = self.keys_and_values(x, plan, weights)?;
         let by_rows = by_rows(x, x);
-        let (k, v) = self.laid_out(k, v, plan, cache, by_rows)?;
+        let (k, v) = self.laid_out(&k, &v, plan, cache, by_rows)?;
         self.attend(&q, &k, &v, plan, by_rows, weights)
     }
 
@@ -69,7 +69,7 @@ impl Attention {
         let (k, v) = match (rows, cache) {
             (Some(rows), cache) => {
                 let (k, v) = self.keys_and_values(rows, plan, weights)?;
-                self.laid_out(k, v, plan, cache, by_rows)?
+                self.laid_out(&k, &v, plan, cache, by_rows)?
             }
             (None, Some(cache)) => match (cache.k()?, cache.v()?) {
                 (Some(k), Some(v)) => (k, v),
@@ -83,16 +83,16 @@ impl Attention {
     /// Keys and values as attention reads them, after what a cache holds: by head and padded, or rows one after another.
     fn laid_out(
         &self,
-        k: Tensor,
-        v: Tensor,
+        k: &Tensor,
+        v: &Tensor,
         plan: &Plan,
         cache: Option<&mut KvCache>,
         by_rows: bool,
     ) -> Result<(Tensor, Tensor)> {
         match cache {
-            Some(cache) => cache.append(&self.by_head(&k, plan)?, &self.by_head(&v, plan)?),
+            Some(cache) => cache.append(&self.by_head(k, plan)?, &self.by_head(v, plan)?),
             None if by_rows => Ok((k.contiguous()?, v.contiguous()?)),
-            None => Ok((self.by_head(&k, plan)?, self.by_head(&v, plan)?)),
+            None => Ok((self.by_head(k, plan)?, self.by_head(v, plan)?)),
         }
     }
 

@@ -15,6 +15,7 @@ pub mod ops;
 pub mod packing;
 pub mod plan;
 pub mod relative;
+pub mod rescore;
 pub mod rotary;
 pub mod rowwise;
 

@@ -67,7 +67,6 @@ pub fn attend(
     } else {
         out.par_chunks_exact_mut(group).enumerate().for_each(one);
     }
-    drop((q_storage, k_storage, v_storage));
     Tensor::from_vec(out, (rows, width), k.device())
 }
 

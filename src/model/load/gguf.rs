@@ -31,6 +31,7 @@ use crate::{
         },
         tokenizer::Tokenizer,
     },
+    panics::caught,
 };
 
 /// Opens a GGUF file.
@@ -85,7 +86,7 @@ fn rope_divisors(
 /// Metadata and tensor table. candle checks every length against the file's size before it allocates, but divides by the
 /// alignment that the file names, which may be zero.
 fn read_header(reader: &mut BufReader<File>) -> Result<Content, String> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Content::read(reader)))
+    caught(|| Content::read(reader))
         .map_err(|_| "its header can not be read; is general.alignment zero?".to_owned())?
         .map_err(|error| error.to_string())
 }

@@ -267,7 +267,7 @@ mod tests {
         let error = Tokenizer::from_folder(folder(&[("tokenizer.json", high)]).path()).unwrap_err().to_string();
         assert!(error.contains("4294967295"), "{error}");
         let mut other = byte_level();
-        other["decoder"] = json!({"type": "CTC", "pad_token": "<pad>"});
+        other["decoder"] = json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true});
         let error = Tokenizer::from_folder(folder(&[("tokenizer.json", other)]).path()).unwrap_err().to_string();
         assert_eq!(error, "tokenizer decoder \"CTC\" is not supported");
     }
