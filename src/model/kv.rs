@@ -1,5 +1,6 @@
 //! The state of a sequence that is being decoded: keys and values of every block.
 
+use candle_core::Result;
 use candle_nn::kv_cache::KvCache;
 
 /// Positions that a cache holds before it grows, and by which it grows.
@@ -27,6 +28,20 @@ impl LayerCaches {
         self.len() == 0
     }
 
+    /// A copy of the first `len` positions.
+    fn copy(&self, len: usize) -> Result<Self> {
+        let copy_layer = |layer: &KvCache| {
+            let mut copy = KvCache::new(2, CACHE_STEP);
+            if let (Some(k), Some(v)) = (layer.k()?, layer.v()?)
+                && len > 0
+            {
+                copy.append(&k.narrow(2, 0, len)?.contiguous()?, &v.narrow(2, 0, len)?.contiguous()?)?;
+            }
+            Ok(copy)
+        };
+        Ok(Self { layers: self.layers.iter().map(copy_layer).collect::<Result<_>>()? })
+    }
+
     /// The cache of one block.
     pub fn layer(&mut self, block: usize) -> &mut KvCache {
         &mut self.layers[block]
@@ -43,6 +58,22 @@ pub struct Sequence {
 impl Sequence {
     pub(super) fn new(trunk_blocks: usize, tail_blocks: usize) -> Self {
         Self { trunk: LayerCaches::new(trunk_blocks), tail: LayerCaches::new(tail_blocks) }
+    }
+
+    /// Another sequence that was fed the same.
+    pub fn fork(&self) -> Result<Self> {
+        Ok(Self { trunk: self.trunk.copy(self.trunk.len())?, tail: self.tail.copy(self.tail.len())? })
+    }
+
+    /// Forgets all but the first `len` tokens.
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
+        if self.trunk.len() > len {
+            self.trunk = self.trunk.copy(len)?;
+        }
+        if self.tail.len() > len {
+            self.tail = self.tail.copy(len)?;
+        }
+        Ok(())
     }
 
     /// Tokens fed so far.

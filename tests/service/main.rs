@@ -20,4 +20,5 @@ mod edits;
 mod errors;
 mod generation;
 mod life;
+mod openai;
 mod operations;
