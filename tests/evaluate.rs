@@ -24,7 +24,9 @@ use serde_json::Value;
 const TEXT: &str = "Robert Boulter is an English film, television and theatre actor. He had a guest role on \
                     the series The Bill in the year two thou";
 
-const OPTIONS: EvaluateOptions = EvaluateOptions { offset: 0, records: 4, unrelated: 3, max_new_tokens: 8, seed: 5 };
+fn options() -> EvaluateOptions {
+    EvaluateOptions { offset: 0, records: 4, simultaneous: vec![1], unrelated: 3, max_new_tokens: 8, seed: 5 }
+}
 
 /// What an editor under test does.
 #[derive(Clone, Copy)]
@@ -121,16 +123,19 @@ impl Bench {
         self.model.tokenizer().encode_passage(prompt, target).unwrap()
     }
 
-    /// `W0 + left^T right` for the descent on one record, written out.
-    fn descended(&self, record: &Record, rate: f64) -> DenseMatrices {
-        let passage = self.passage(&record.prompt, &record.target);
-        let states = amend::model::capture::read(&self.model, &[passage]).unwrap();
-        let captured = amend::model::capture::capture(&self.model, &states).unwrap().remove(0);
-        let moved = self.model.base().tensors().iter().zip(&captured.factors).map(|(base, factors)| {
-            let gradient = factors.delta.t().unwrap().matmul(&factors.u).unwrap();
-            (base - (gradient * rate).unwrap()).unwrap()
-        });
-        DenseMatrices::new(moved.collect())
+    /// `W0 + left^T right` for the descent on some records at once, written out.
+    fn descended(&self, places: &[usize], rate: f64) -> DenseMatrices {
+        let mut weights = self.model.base().tensors().to_vec();
+        for record in places.iter().map(|&place| &self.data.records[place]) {
+            let passage = self.passage(&record.prompt, &record.target);
+            let states = amend::model::capture::read(&self.model, &[passage]).unwrap();
+            let captured = amend::model::capture::capture(&self.model, &states).unwrap().remove(0);
+            for (weight, factors) in weights.iter_mut().zip(&captured.factors) {
+                let gradient = factors.delta.t().unwrap().matmul(&factors.u).unwrap();
+                *weight = (&*weight - (gradient * rate).unwrap()).unwrap();
+            }
+        }
+        DenseMatrices::new(weights)
     }
 
     /// Log-probabilities after every position, in f64, each text alone and all of its rows.
@@ -165,9 +170,10 @@ struct Slow {
 }
 
 impl Slow {
-    fn new(bench: &Bench, place: usize, rate: f64) -> Self {
+    /// The record at `place`, one of those in `group`, under the edits of all of these.
+    fn new(bench: &Bench, place: usize, group: &[usize], rate: f64) -> Self {
         let record = &bench.data.records[place];
-        let edited = bench.descended(record, rate);
+        let edited = bench.descended(group, rate);
         let base = DenseMatrices::new(bench.model.base().tensors().to_vec());
         let mean = |prompt: &str, answer: &str| {
             let passage = bench.passage(prompt, answer);
@@ -204,7 +210,7 @@ impl Slow {
 fn free_running(bench: &Bench, prompt: &str, target: &str, weights: &DenseMatrices) -> bool {
     let mut ids = bench.model.tokenizer().encode_prompt(prompt).unwrap();
     let start = ids.len();
-    for _ in 0..OPTIONS.max_new_tokens {
+    for _ in 0..options().max_new_tokens {
         ids.push(best(bench.log_probs(&ids, weights).last().unwrap()) as u32);
     }
     bench.model.tokenizer().decode(&ids[start..]).unwrap().trim_start().starts_with(target)
@@ -265,12 +271,20 @@ fn check(figures: &Figures, slow: &[Slow]) {
 fn figures_agree_with_a_slow_dense_recomputation() {
     let bench = Bench::new();
     let mut seen = [0.0; 4];
+    let options = EvaluateOptions { simultaneous: vec![1, 2, 3], ..options() };
     for rate in [0.02, 0.1, 0.5] {
-        let report = bench.evaluate(Act::Descend(rate), &OPTIONS, 2);
-        let figures = report.editors[0].figures;
-        let slow: Vec<Slow> = (0..4).map(|place| Slow::new(&bench, place, rate)).collect();
-        check(&figures, &slow);
-        check(&report.unedited, &(0..4).map(|place| Slow::new(&bench, place, 0.0)).collect::<Vec<_>>());
+        let report = bench.evaluate(Act::Descend(rate), &options, 2);
+        let alone = |place: usize| place..place + 1;
+        let pair = |place: usize| place / 2 * 2..place / 2 * 2 + 2;
+        let slow = |group: &dyn Fn(usize) -> std::ops::Range<usize>, count: usize, rate| -> Vec<Slow> {
+            (0..count).map(|place| Slow::new(&bench, place, &group(place).collect::<Vec<_>>(), rate)).collect()
+        };
+        let [one, two, three] = report.editors[0].sets.as_slice() else { panic!("three numbers were asked for") };
+        check(&one.figures, &slow(&alone, 4, rate));
+        check(&two.figures, &slow(&pair, 4, rate));
+        check(&report.unedited, &slow(&alone, 4, 0.0));
+        assert_eq!((two.groups, three.groups, three.figures.records), (2, 1, 3), "a rest that fills no group is left");
+        let figures = one.figures;
         let shares = [
             figures.teacher_forced.prompt.share,
             figures.free_running.prompt.share,
@@ -287,8 +301,8 @@ fn figures_agree_with_a_slow_dense_recomputation() {
 #[test]
 fn an_edit_that_changes_nothing_changes_no_figure() {
     let bench = Bench::new();
-    let report = bench.evaluate(Act::Nothing, &OPTIONS, 2);
-    let figures = report.editors[0].figures;
+    let report = bench.evaluate(Act::Nothing, &options(), 2);
+    let figures = report.editors[0].sets[0].figures;
     for locality in [figures.neighbour, figures.unrelated.unwrap()] {
         assert_eq!((locality.unchanged.share, locality.kl.mean), (1.0, 0.0));
     }
@@ -301,8 +315,8 @@ fn an_edit_that_changes_nothing_changes_no_figure() {
 #[test]
 fn a_failed_edit_is_counted_and_changes_nothing() {
     let bench = Bench::new();
-    let report = bench.evaluate(Act::Fail, &OPTIONS, 1);
-    let figures = report.editors[0].figures;
+    let report = bench.evaluate(Act::Fail, &options(), 1);
+    let figures = report.editors[0].sets[0].figures;
     assert_eq!(figures.failed, 4);
     assert_eq!(Figures { milliseconds: None, failed: 0, ..figures }, report.unedited);
 }
@@ -312,9 +326,9 @@ fn fine_tuning_stands_beside_others() {
     let bench = Bench::new();
     let finetune = Finetune::new(FinetuneOptions { learning_rate: 0.01, max_steps: 100, ..FinetuneOptions::default() });
     let digest = finetune.digest();
-    let report = bench.try_evaluate(vec![Box::new(Act::Nothing), Box::new(finetune)], &OPTIONS, 2).unwrap();
+    let report = bench.try_evaluate(vec![Box::new(Act::Nothing), Box::new(finetune)], &options(), 2).unwrap();
     assert_eq!((report.editors[1].method.as_str(), report.editors[1].digest), ("finetune", digest));
-    let figures = report.editors[1].figures;
+    let figures = report.editors[1].sets[0].figures;
     assert_eq!((figures.teacher_forced.prompt.share, figures.free_running.prompt.share), (1.0, 1.0));
     assert!(figures.neighbour.kl.mean > 0.0);
 }
@@ -322,12 +336,12 @@ fn fine_tuning_stands_beside_others() {
 #[test]
 fn threads_and_the_rest_of_the_file_do_not_matter() {
     let bench = Bench::new();
-    let timeless = |report: Report| Figures { milliseconds: None, ..report.editors[0].figures };
-    let options = EvaluateOptions { unrelated: 1, ..OPTIONS };
+    let timeless = |report: Report| Figures { milliseconds: None, ..report.editors[0].sets[0].figures };
+    let options = EvaluateOptions { unrelated: 1, ..options() };
     let run = |options: &EvaluateOptions, threads| timeless(bench.evaluate(Act::Descend(0.1), options, threads));
     let whole = run(&options, 1);
     assert_eq!(whole, run(&options, 3));
-    let part = |offset| run(&EvaluateOptions { offset, records: 2, ..options }, 1).unrelated.unwrap().kl.mean;
+    let part = |offset| run(&EvaluateOptions { offset, records: 2, ..options.clone() }, 1).unrelated.unwrap().kl.mean;
     close("parts", (part(0) + part(2)) / 2.0, whole.unrelated.unwrap().kl.mean);
 }
 
@@ -353,7 +367,7 @@ fn assert_same(got: &Value, want: &Value) {
 #[test]
 fn a_report_survives_json() {
     let bench = Bench::new();
-    let report = bench.evaluate(Act::Descend(0.1), &EvaluateOptions { records: 100, ..OPTIONS }, 1);
+    let report = bench.evaluate(Act::Descend(0.1), &EvaluateOptions { records: 100, ..options() }, 1);
     assert_eq!((report.data.records, report.data.digest), (4, bench.data.digest));
     let text = serde_json::to_string_pretty(&report).unwrap();
     let read: Report = serde_json::from_str(&text).unwrap();
@@ -364,9 +378,9 @@ fn a_report_survives_json() {
 fn what_can_not_be_measured_is_refused_with_the_numbers() {
     let bench = Bench::new();
     let refused = |options| bench.try_evaluate(Vec::new(), &options, 1).unwrap_err();
-    let error = refused(EvaluateOptions { offset: 4, ..OPTIONS });
+    let error = refused(EvaluateOptions { offset: 4, ..options() });
     assert!(error.contains("4 records") && error.contains("offset of 4"), "{error}");
-    let error = refused(EvaluateOptions { unrelated: 4, ..OPTIONS });
+    let error = refused(EvaluateOptions { unrelated: 4, ..options() });
     assert!(error.contains("4 prompts") && error.contains("3 to draw from"), "{error}");
     let error = reserve(10, &(2..7), 6, 0).unwrap_err().to_string();
     assert!(error.contains("6 records beside the 5") && error.contains("5 more"), "{error}");
@@ -374,7 +388,7 @@ fn what_can_not_be_measured_is_refused_with_the_numbers() {
 
 #[test]
 fn reserved_records_are_none_of_those_measured() {
-    let window = window(10, &EvaluateOptions { offset: 2, records: 5, ..OPTIONS }).unwrap();
+    let window = window(10, &EvaluateOptions { offset: 2, records: 5, ..options() }).unwrap();
     for seed in 0..20 {
         let mut reserved = reserve(10, &window, 5, seed).unwrap();
         reserved.sort_unstable();

@@ -63,7 +63,7 @@ impl Tiny {
 fn dense(delta: &Delta) -> impl Iterator<Item = &Tensor> {
     delta.0.iter().map(|delta| match delta {
         MatrixDelta::Dense(dense) => dense,
-        MatrixDelta::LowRank { .. } => panic!("fine-tuning's delta is dense"),
+        MatrixDelta::LowRank { .. } | MatrixDelta::Joint { .. } => panic!("fine-tuning's delta is dense"),
     })
 }
 

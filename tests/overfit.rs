@@ -11,6 +11,7 @@ mod common;
 use std::sync::atomic::AtomicBool;
 
 use amend::{
+    editor::CompositionKind,
     model::{LoadOptions, Model},
     training::{
         LocalityMix, Recipe, RunOptions, dataset,
@@ -32,6 +33,10 @@ fn sixteen_edits_are_learned_in_a_hundred_steps_without_moving_their_neighbours(
     let folder = tempfile::tempdir().unwrap();
     let recipe = Recipe {
         rank: 128,
+        composition: CompositionKind::Sum,
+        whitening: None,
+        initial_step_size: 1e-4,
+        simultaneous: vec![1],
         edits_per_step: EDITS,
         learning_rate: 1e-3,
         lr_scale_rate: 1e-2,
@@ -56,8 +61,9 @@ fn sixteen_edits_are_learned_in_a_hundred_steps_without_moving_their_neighbours(
     let stop = AtomicBool::new(false);
     let inputs = Inputs { model: &model, train: &records, validation: &records, running_text: None, stop: &stop };
     let summary = trainer::train(&inputs, &recipe, &options).unwrap();
-    let figures = summary.history.validations.last().unwrap();
-    assert_eq!(figures.step, STEPS);
+    let last = summary.history.validations.last().unwrap();
+    assert_eq!(last.step, STEPS);
+    let figures = last.sets[0];
     assert_eq!((figures.prompt, figures.paraphrase), (1.0, 1.0), "{figures:?}");
     assert!(figures.neighbour_kl < 0.01, "{figures:?}");
 }

@@ -13,6 +13,7 @@ use std::{
 
 use amend::{
     digest::Digest,
+    editor::CompositionKind,
     model::{LoadOptions, Model},
     training::{
         LocalityMix, Recipe, RunOptions, TrainingError,
@@ -79,6 +80,10 @@ fn records(range: std::ops::Range<usize>) -> Dataset {
 fn recipe() -> Recipe {
     Recipe {
         rank: 8,
+        composition: CompositionKind::Sum,
+        whitening: None,
+        initial_step_size: 1e-4,
+        simultaneous: vec![1],
         edits_per_step: 12,
         learning_rate: 3e-3,
         lr_scale_rate: 1e-2,

@@ -1,6 +1,7 @@
 //! The only place that sees every room: wires them for each command.
 
 mod eval;
+mod interrupt;
 mod offline;
 mod open;
 mod serve;

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 
-use super::open;
+use super::{interrupt, open};
 use crate::{
     cli::{self, GenerateArgs, RevertArgs, VerifyArgs, client::Client, history},
     config::{DatabaseArgs, EditorArgs, ModelArgs, Place},
@@ -19,6 +19,7 @@ const END: Duration = Duration::from_secs(5);
 
 /// `amend verify`: replays the log without changing it.
 pub(super) async fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    interrupt::ends_with(|| "the log was not checked to its end; nothing was changed".to_owned())?;
     let loaded = open::load(&args.model.model, &args.editor.editor)?;
     let log: Arc<dyn EditLog> = Arc::new(SqliteLog::open_read_only(&args.database.database).await?);
     let foundation = Foundation::of(&loaded.model, loaded.editor.as_ref());
@@ -35,6 +36,7 @@ pub(super) async fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 
 /// `amend generate`.
 pub(super) async fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
+    interrupt::ends_with(|| "nothing was generated to the end, and nothing was changed".to_owned())?;
     let request = args.text.request();
     let response = match args.place.clone().place()? {
         Place::Server(server) => Client::new(&server)?.generate(&request).await?,
@@ -62,6 +64,8 @@ async fn generate_here(
 
 /// `amend edits revert`.
 pub(super) async fn revert(args: &RevertArgs) -> anyhow::Result<ExitCode> {
+    let id = args.id;
+    interrupt::ends_with(move || format!("`amend edits show {id}` says whether the edit was taken back before"))?;
     let report = match args.place.clone().place()? {
         Place::Server(server) => Client::new(&server)?.revert(args.id, &args.actor).await?,
         Place::Here { model, editor, database } => revert_here(&model, &editor, &database, args).await?,

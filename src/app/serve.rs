@@ -27,7 +27,10 @@ use crate::{
 ///
 /// The port answers from the start, so that a probe can tell a long replay from a process that hangs.
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    // Before the model is loaded: an address or a database that is taken should be told at once.
+    // Before the model is loaded: options that do not fit, and an address or a database that is taken, should be told at
+    // once.
+    writer_config(args).check()?;
+    generate_config(args).check()?;
     let listener =
         TcpListener::bind(args.http.listen).await.with_context(|| format!("listening on {}", args.http.listen))?;
     let address = listener.local_addr()?;
@@ -157,8 +160,8 @@ fn writer_config(args: &ServeArgs) -> WriterConfig {
         max_prompt_tokens: limits.max_prompt_tokens.get(),
         max_target_tokens: limits.max_target_tokens.get(),
         max_text_bytes: limits.max_text_bytes.get(),
-        max_note_bytes: WriterConfig::default().max_note_bytes,
-        max_submission_tokens: WriterConfig::default().max_submission_tokens,
+        max_note_bytes: limits.max_note_bytes,
+        max_submission_tokens: limits.max_submission_tokens.get(),
         max_paraphrases: limits.max_paraphrases,
         max_locality: limits.max_locality,
         max_edits_per_batch: limits.max_edits_per_batch.get(),
@@ -206,7 +209,9 @@ fn info(loaded: &Loaded, args: &ServeArgs) -> ServiceInfo {
             edits_per_request: args.limits.max_edits_per_batch.get(),
             prompt_tokens: args.limits.max_prompt_tokens.get(),
             target_tokens: args.limits.max_target_tokens.get(),
+            submission_tokens: args.limits.max_submission_tokens.get(),
             text_bytes: args.limits.max_text_bytes.get(),
+            note_bytes: args.limits.max_note_bytes,
             paraphrases: args.limits.max_paraphrases,
             locality: args.limits.max_locality,
             generate_queue: args.engine.generate_queue_capacity,

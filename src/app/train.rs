@@ -12,7 +12,8 @@ use anyhow::Context;
 
 use crate::{
     cli,
-    config::TrainArgs,
+    config::{TrainArgs, values::Composition},
+    editor::CompositionKind,
     model::{LoadOptions, Model},
     training::{
         LocalityMix, Recipe, RunOptions, dataset,
@@ -47,10 +48,8 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         Ending::Stopped => "stopped; --resume goes on from here",
     };
     let best = summary.history.best().map_or_else(String::new, |best| {
-        format!(
-            "; best at step {}: paraphrase {:.3}, neighbour KL {:.3}",
-            best.step, best.paraphrase, best.neighbour_kl
-        )
+        let (paraphrase, kl) = (best.mean(|set| set.paraphrase), best.mean(|set| set.neighbour_kl));
+        format!("; best at step {}: paraphrase {paraphrase:.3}, neighbour KL {kl:.3}", best.step)
     });
     cli::print(&format!("{how} after {:.0} s{best}", summary.seconds))?;
     Ok(ExitCode::SUCCESS)
@@ -61,6 +60,13 @@ fn recipe(args: &TrainArgs) -> Recipe {
     let mix = recipe.locality_mix;
     Recipe {
         rank: recipe.rank.get(),
+        composition: match recipe.composition {
+            Composition::Sum => CompositionKind::Sum,
+            Composition::Joint => CompositionKind::Joint,
+        },
+        whitening: (recipe.whitening > 0.0).then_some(recipe.whitening),
+        initial_step_size: recipe.initial_step_size,
+        simultaneous: recipe.simultaneous.iter().map(|number| number.get()).collect(),
         edits_per_step: recipe.edits_per_step.get(),
         learning_rate: recipe.learning_rate,
         lr_scale_rate: recipe.lr_scale_rate,

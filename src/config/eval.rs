@@ -19,11 +19,11 @@ pub struct EvalArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Evaluation")]
 pub struct EvalWhat {
-    /// An editor's folder, or the word finetune or finetune-kl; required; repeat it or separate editors by commas
+    /// An editor's folder, or the word finetune, finetune-kl or ultraedit; required; repeat it or separate editors by commas
     #[arg(long = "editor", env = "AMEND_EDITOR", value_name = "DIR|METHOD", required = true, value_delimiter = ',')]
     pub editors: Vec<String>,
 
-    /// Records to edit one at a time, JSON in the CounterFact or zsRE schema; required; repeat it or separate files by
+    /// Records to edit, JSON in the CounterFact or zsRE schema; required; repeat it or separate files by
     /// commas
     #[arg(long, env = "AMEND_DATA", value_name = "FILE", required = true, value_delimiter = ',')]
     pub data: Vec<PathBuf>,
@@ -35,6 +35,10 @@ pub struct EvalWhat {
     /// How many records of the file to pass over first
     #[arg(long, env = "AMEND_OFFSET", value_name = "N", default_value = "0")]
     pub offset: usize,
+
+    /// Numbers of edits that are active at once, in groups of records; repeat it or separate numbers by commas
+    #[arg(long, env = "AMEND_SIMULTANEOUS", value_name = "N", default_value = "1", value_delimiter = ',')]
+    pub simultaneous: Vec<NonZeroUsize>,
 
     /// Prompts of other records on which each edit should change nothing, per record, beside its own neighbour
     #[arg(long, env = "AMEND_UNRELATED", value_name = "N", default_value = "1")]
@@ -56,4 +60,8 @@ pub struct EvalWhat {
     /// table alone
     #[arg(long, env = "AMEND_JSON", value_name = "FILE")]
     pub json: Option<PathBuf>,
+
+    /// Also draw the figures against the number of edits that are active at once, as SVG, to this file; default: no plot
+    #[arg(long, env = "AMEND_PLOT", value_name = "FILE")]
+    pub plot: Option<PathBuf>,
 }

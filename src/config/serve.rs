@@ -79,9 +79,10 @@ pub struct WriterArgs {
     #[arg(long, env = "AMEND_RESIDENT_VERSIONS", value_name = "N", default_value = "4")]
     pub resident_versions: usize,
 
-    /// At start, compare the weights of every version with the log, or with false those of the newest alone
-    #[arg(long, env = "AMEND_REPLAY_EVERY_VERSION", value_name = "BOOL", default_value = "true")]
-    #[arg(action = ArgAction::Set)]
+    /// At start, make the weights of every version and compare them with the log, as `amend verify` does; otherwise
+    /// those of the newest alone. The hash chain, every stored contribution and every version's set are checked anyway
+    #[arg(long, env = "AMEND_REPLAY_EVERY_VERSION", value_name = "BOOL", default_value = "false")]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub replay_every_version: bool,
 }
 
@@ -101,6 +102,10 @@ pub struct EditLimitArgs {
     #[arg(long, env = "AMEND_MAX_TEXT_BYTES", value_name = "BYTES", default_value = "16384")]
     pub max_text_bytes: NonZeroUsize,
 
+    /// Most bytes of an edit's note, which the log keeps for ever
+    #[arg(long, env = "AMEND_MAX_NOTE_BYTES", value_name = "BYTES", default_value = "4096")]
+    pub max_note_bytes: usize,
+
     /// Most paraphrases of an edit
     #[arg(long, env = "AMEND_MAX_PARAPHRASES", value_name = "N", default_value = "16")]
     pub max_paraphrases: usize,
@@ -112,6 +117,11 @@ pub struct EditLimitArgs {
     /// Most edits of one request
     #[arg(long, env = "AMEND_MAX_EDITS_PER_BATCH", value_name = "N", default_value = "64")]
     pub max_edits_per_batch: NonZeroUsize,
+
+    /// Most tokens of the prompts and targets of a request's edits together; also of the edits that are captured
+    /// together, whose factors are in memory at once
+    #[arg(long, env = "AMEND_MAX_SUBMISSION_TOKENS", value_name = "N", default_value = "4096")]
+    pub max_submission_tokens: NonZeroUsize,
 }
 
 /// The engine that generates and scores.

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::{
     ModelArgs,
-    values::{self, LocalityMix},
+    values::{self, Composition, LocalityMix},
 };
 
 /// Everything that a training run is started with.
@@ -50,7 +50,8 @@ pub struct TrainFiles {
     #[arg(long, env = "AMEND_CACHE", value_name = "DIR")]
     pub cache: Option<PathBuf>,
 
-    /// Continue the run whose state is in the --out folder, bit for bit
+    /// Continue the run whose state is in the --out folder, bit for bit; of its options only --steps may differ, and the
+    /// schedule goes on from where it is
     #[arg(long, env = "AMEND_RESUME")]
     pub resume: bool,
 }
@@ -80,8 +81,33 @@ pub struct Recipe {
     #[arg(long, env = "AMEND_RANK", value_name = "N", default_value = "128")]
     pub rank: NonZeroUsize,
 
-    /// Edits per optimizer step
-    #[arg(long, env = "AMEND_EDITS_PER_STEP", value_name = "N", default_value = "16")]
+    /// How the changes of the active edits become one: their sum, or a joint solve
+    #[arg(long = "compose", env = "AMEND_COMPOSE", value_name = "KIND", default_value = "joint")]
+    pub composition: Composition,
+
+    /// Whiten reading directions by the inputs that the matrices commonly see; the ridge, as a share of their mean
+    /// second moment; 0: no whitening
+    #[arg(long, env = "AMEND_WHITENING", value_name = "W", default_value = "0.001")]
+    #[arg(value_parser = values::share)]
+    pub whitening: f64,
+
+    /// What each matrix's own step size starts at; below 0 it goes down the gradient
+    #[arg(long, env = "AMEND_INITIAL_STEP_SIZE", value_name = "RATE", default_value = "-0.001")]
+    #[arg(allow_negative_numbers = true)]
+    pub initial_step_size: f64,
+
+    /// Numbers of edits that are active together; each step draws one; repeat it or separate numbers by commas
+    #[arg(
+        long,
+        env = "AMEND_SIMULTANEOUS",
+        value_name = "N,...",
+        default_value = "1,1,4,16,64,256",
+        value_delimiter = ','
+    )]
+    pub simultaneous: Vec<NonZeroUsize>,
+
+    /// Edits that are measured per optimizer step
+    #[arg(long, env = "AMEND_EDITS_PER_STEP", value_name = "N", default_value = "32")]
     pub edits_per_step: NonZeroUsize,
 
     /// Highest learning rate (Adam) of the editor's networks, per step
@@ -120,19 +146,19 @@ pub struct Recipe {
 #[command(next_help_heading = "Schedule")]
 pub struct Schedule {
     /// Optimizer steps at most
-    #[arg(long, env = "AMEND_STEPS", value_name = "N", default_value = "2000")]
+    #[arg(long, env = "AMEND_STEPS", value_name = "N", default_value = "1800")]
     pub steps: NonZeroU64,
 
     /// Steps over which the learning rates rise from 0; a cosine takes them down after that
-    #[arg(long, env = "AMEND_WARMUP", value_name = "N", default_value = "100")]
+    #[arg(long, env = "AMEND_WARMUP", value_name = "N", default_value = "50")]
     pub warmup: u64,
 
     /// Steps between two validations
-    #[arg(long, env = "AMEND_VALIDATE_EVERY", value_name = "N", default_value = "250")]
+    #[arg(long, env = "AMEND_VALIDATE_EVERY", value_name = "N", default_value = "150")]
     pub validate_every: NonZeroU64,
 
     /// Records per validation
-    #[arg(long, env = "AMEND_VALIDATION_RECORDS", value_name = "N", default_value = "200")]
+    #[arg(long, env = "AMEND_VALIDATION_RECORDS", value_name = "N", default_value = "256")]
     pub validation_records: NonZeroUsize,
 
     /// Validations without a better one after which training stops

@@ -17,6 +17,11 @@ pub fn positive(text: &str) -> Result<f64, String> {
     number(text, "above 0", |value: f64| value > 0.0)
 }
 
+/// Zero or more, in double precision.
+pub fn share(text: &str) -> Result<f64, String> {
+    number(text, "0 or more", |value: f64| value >= 0.0)
+}
+
 /// A count of 2 or more.
 pub fn at_least_two(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -59,6 +64,15 @@ pub fn actor(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("a name of 1 to 128 visible ASCII characters is needed; {} bytes were given", text.len()))
+}
+
+/// How the changes of several edits become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Composition {
+    /// Their sum, as in the paper.
+    Sum,
+    /// A joint solve over the active edits.
+    Joint,
 }
 
 /// From which texts the trainer takes the input on which an edit should change nothing. The weights add up to 1.

@@ -16,6 +16,9 @@ pub enum EditorError {
     /// A number left the range of f32.
     #[error("{what} is not finite")]
     NonFinite { what: String },
+    /// Changes of different forms can not be composed.
+    #[error("{0}")]
+    Composition(String),
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),

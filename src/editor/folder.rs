@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, path::Path};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::EditorError;
+use super::{CompositionKind, EditorError};
 use crate::{digest::Digest, files::write_whole};
 
 /// Tensors of the editor.
@@ -28,6 +28,9 @@ pub struct Manifest {
     pub tail_blocks: usize,
     /// Rank of the editor's network.
     pub rank: usize,
+    /// How its edits become one change.
+    #[serde(default)]
+    pub composition: CompositionKind,
     /// BLAKE3 of `editor.safetensors`.
     pub tensors_digest: Digest,
     /// How it was trained: options, data and its digest, time.

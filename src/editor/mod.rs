@@ -2,18 +2,22 @@
 //!
 //! An editor is a folder: `editor.safetensors`, `editor.json` ([`folder::Manifest`]) and a card, `README.md`.
 
+mod composition;
 mod error;
 
 pub mod adam;
 pub mod finetune;
 pub mod folder;
+pub mod joint;
 pub mod mend;
 pub mod objective;
+pub mod ultraedit;
 
 use std::path::Path;
 
 use candle_core::Tensor;
 
+pub use composition::{Composition, CompositionKind};
 pub use error::EditorError;
 pub use folder::Manifest;
 
@@ -29,6 +33,9 @@ pub enum MatrixDelta {
     LowRank { left: Tensor, right: Tensor },
     /// `W += dense`, `[d_out, d_in]`.
     Dense(Tensor),
+    /// Rows of a joint solve ([`joint`]): what the edit alone would add, and the inputs `keys [n, d_in]` at which it must
+    /// hold.
+    Joint { keys: Tensor, left: Tensor, right: Tensor },
 }
 
 /// What an edit adds, one entry per editable matrix in the model's order.
@@ -44,6 +51,11 @@ pub trait Editor: Send + Sync {
 
     /// Names exactly this editor; the log is pinned to it.
     fn digest(&self) -> Digest;
+
+    /// How the changes of several edits become one. Every edit of this editor is of the form that it needs.
+    fn composition(&self) -> Composition {
+        Composition::Sum
+    }
 
     /// The change for the passage of `state`, whose factors at `W0` are `captured`.
     fn edit(&self, model: &Model, state: &TrunkState, captured: &Captured) -> Result<Delta, EditorError>;

@@ -46,15 +46,17 @@ impl GenerateConfig {
             ("kv_tokens", self.kv_tokens, 2),
             ("prefill_chunk", self.prefill_chunk, 1),
             ("default_max_tokens", self.default_max_tokens, 1),
-            ("max_tokens", self.max_tokens, self.default_max_tokens),
             ("score_tokens", self.score_tokens, 2),
         ];
-        match least.into_iter().find(|(_, value, least)| value < least) {
-            Some((field, value, least)) => {
-                Err(GenerateError::invalid(field, format!("must be at least {least}. Given: {value}")))
-            }
-            None => Ok(()),
+        if let Some((field, value, least)) = least.into_iter().find(|(_, value, least)| value < least) {
+            return Err(GenerateError::invalid(field, format!("must be at least {least}. Given: {value}")));
         }
+        if self.default_max_tokens > self.max_tokens {
+            let (limit, given) = (self.max_tokens, self.default_max_tokens);
+            let message = format!("must be at most {limit}, the most that a request may ask for. Given: {given}");
+            return Err(GenerateError::invalid("default_max_tokens", message));
+        }
+        Ok(())
     }
 }
 
@@ -68,6 +70,7 @@ mod tests {
         let error = GenerateConfig { max_sequences: 0, ..GenerateConfig::default() }.check().unwrap_err();
         assert_eq!(error.to_string(), "max_sequences: must be at least 1. Given: 0");
         let error = GenerateConfig { max_tokens: 10, ..GenerateConfig::default() }.check().unwrap_err();
-        assert_eq!(error.to_string(), "max_tokens: must be at least 64. Given: 10");
+        let want = "default_max_tokens: must be at most 10, the most that a request may ask for. Given: 64";
+        assert_eq!(error.to_string(), want);
     }
 }

@@ -1,21 +1,17 @@
 //! Runs what may fail or panic so that it ends nobody but whoever caused it.
 
-use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
-
 use super::{
     decoder::{Decoder, Feed},
     error::GenerateError,
 };
+use crate::panics::caught;
 
 /// One sequence's answer to a pass.
 pub(super) type Answer = Result<Option<Vec<f32>>, GenerateError>;
 
 /// Calls `f`; a panic becomes an error.
 pub(super) fn guarded<T>(f: impl FnOnce() -> Result<T, GenerateError>) -> Result<T, GenerateError> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
+    caught(f).unwrap_or_else(|panic| Err(panicked(&panic)))
 }
 
 /// One pass over all feeds. If it fails, every sequence is taken back to where it was and fed alone, so that only those
@@ -48,9 +44,8 @@ fn forward<D: Decoder>(decoder: &D, feeds: &mut [Feed<'_, D>]) -> Result<Vec<Opt
     Ok(answers)
 }
 
-fn panicked(panic: &(dyn Any + Send)) -> GenerateError {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    let message = format!("the engine panicked: {}", text.unwrap_or("no message"));
+fn panicked(panic: &str) -> GenerateError {
+    let message = format!("the engine {panic}");
     tracing::error!(message, "a task in the engine panicked; the others go on");
     GenerateError::Internal(message)
 }

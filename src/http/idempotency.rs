@@ -35,14 +35,17 @@ pub(super) fn read(headers: &HeaderMap, method: &str, uri: &Uri, body: &Value) -
 }
 
 /// The answer recorded under the same key. 422 if the key came with another request.
-pub(super) async fn recorded(log: &dyn EditLog, asked: Option<&Idempotency>) -> Result<Option<Response>, Problem> {
+pub(super) async fn recorded(
+    log: &dyn EditLog,
+    asked: Option<&Idempotency>,
+) -> Result<Option<IdempotencyRow>, Problem> {
     let Some(asked) = asked else { return Ok(None) };
     let Some(row) = log.idempotent(&asked.key).await? else { return Ok(None) };
     if row.request != asked.request {
         let detail = format!("idempotency key {:?} was used for a different request", asked.key);
         return Err(Problem::new(Code::IdempotencyKeyReused, detail));
     }
-    replay(row).map(Some)
+    Ok(Some(row))
 }
 
 /// A recorded answer as a response.
@@ -65,6 +68,11 @@ pub(super) fn location(report: &Value) -> Option<HeaderValue> {
         None => format!("/versions/{}", report.get("version")?.as_u64()?),
     };
     HeaderValue::try_from(path).ok()
+}
+
+/// The edit that a report is about, or the first one of a batch.
+pub(super) fn first_edit(report: &Value) -> Option<&str> {
+    report.get("id").or_else(|| report.pointer("/edits/0/id"))?.as_str()
 }
 
 /// The same JSON with every object's keys in order.

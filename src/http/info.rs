@@ -80,9 +80,15 @@ pub struct ServiceLimits {
     /// Tokens of an edit's target.
     #[schema(example = 64)]
     pub target_tokens: usize,
+    /// Tokens of the prompts and targets of a request's edits together.
+    #[schema(example = 4096)]
+    pub submission_tokens: usize,
     /// Bytes of each text of an edit.
     #[schema(example = 16384)]
     pub text_bytes: usize,
+    /// Bytes of an edit's note.
+    #[schema(example = 4096)]
+    pub note_bytes: usize,
     /// Paraphrases of an edit.
     #[schema(example = 16)]
     pub paraphrases: usize,

@@ -12,6 +12,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::error::{Code, PROBLEM_JSON, Problem};
+use crate::panics;
 
 /// Names a request in logs and in its answer.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -66,9 +67,7 @@ pub(super) async fn time_limit(State(limit): State<Duration>, request: Request, 
 /// A panic in a handler, as 500. The message goes to the operator's log.
 #[expect(clippy::needless_pass_by_value, reason = "the layer calls it so")]
 pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
-    let message = panic.downcast_ref::<String>().map(String::as_str);
-    let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-    Problem::internal(format!("a handler panicked: {message}")).into_response()
+    Problem::internal(format!("a handler panicked: {}", panics::message(panic.as_ref()))).into_response()
 }
 
 /// Turns an error that some library answered in plain text into a problem document; its other headers stay.

@@ -245,8 +245,8 @@ pub(super) struct Change {
 
 /// Has the writer change the set, unless the answer is recorded already.
 pub(super) async fn change(app: &AppState, asked: Change) -> Result<Response, Problem> {
-    if let Some(replayed) = idempotency::recorded(app.log.as_ref(), asked.idempotency.as_ref()).await? {
-        return Ok(replayed);
+    if let Some(row) = idempotency::recorded(app.log.as_ref(), asked.idempotency.as_ref()).await? {
+        return idempotency::replay(row);
     }
     match app.edits.change(asked.change, asked.actor, asked.expected_version, asked.idempotency).await? {
         Answer::Recorded(row) => idempotency::replay(row),

@@ -60,6 +60,20 @@ pub struct Captured {
     pub loss: f32,
     /// One per editable matrix.
     pub factors: Vec<Factors>,
+    /// Of each matrix's rows, those at the positions that predict the target.
+    pub answers: Vec<Vec<u32>>,
+}
+
+impl Captured {
+    /// The factors at the positions that predict the target alone.
+    pub fn at_answers(&self) -> CandleResult<Self> {
+        let factors = self.factors.iter().zip(&self.answers).map(|(factors, rows)| {
+            let index = Tensor::new(rows.as_slice(), factors.u.device())?;
+            Ok(Factors { u: factors.u.index_select(&index, 0)?, delta: factors.delta.index_select(&index, 0)? })
+        });
+        let answers = self.answers.iter().map(|rows| (0..rows.len() as u32).collect()).collect();
+        Ok(Self { loss: self.loss, factors: factors.collect::<CandleResult<_>>()?, answers })
+    }
 }
 
 /// Factors at `W0` of each passage's loss: the mean negative log-likelihood of its target. All passages go through the
@@ -82,26 +96,28 @@ pub fn capture(model: &Model, states: &[TrunkState]) -> Result<Vec<Captured>, Mo
 
     let mut captured: Vec<Captured> = mean_per_state(&losses, &wanted)
         .into_iter()
-        .map(|loss| Captured { loss, factors: Vec::with_capacity(model.editable().len()) })
+        .map(|loss| Captured { loss, factors: Vec::new(), answers: Vec::new() })
         .collect();
     for Factors { u, delta } in recorder.factors(&mut gradients)? {
         // In the last block only the asking rows are computed, so its records have as many rows as those.
         // Those are fewer than all rows: no target begins at position 0.
-        let rows: Vec<usize> = match u.dim(0)? == targets.len() {
-            true => wanted.iter().map(Vec::len).collect(),
-            false => lengths.clone(),
-        };
+        let asking_alone = u.dim(0)? == targets.len();
         let mut start = 0;
-        for (captured, &length) in captured.iter_mut().zip(&rows) {
-            captured.factors.push(kept_rows(&u, &delta, start, length)?);
+        for ((captured, wanted), &length) in captured.iter_mut().zip(&wanted).zip(&lengths) {
+            let length = if asking_alone { wanted.len() } else { length };
+            let (kept, factors) = kept_rows(&u, &delta, start, length)?;
+            let answers = (0u32..).zip(&kept).filter(|(_, row)| asking_alone || wanted.contains(row));
+            captured.answers.push(answers.map(|(place, _)| place).collect());
+            captured.factors.push(factors);
             start += length;
         }
     }
     Ok(captured)
 }
 
-/// Rows `start..start + length` whose `u` and `delta` both have a nonzero (MEND: "Which tokens").
-fn kept_rows(u: &Tensor, delta: &Tensor, start: usize, length: usize) -> CandleResult<Factors> {
+/// Rows `start..start + length` whose `u` and `delta` both have a nonzero (MEND: "Which tokens"), and which of them those
+/// are, counted from `start`.
+fn kept_rows(u: &Tensor, delta: &Tensor, start: usize, length: usize) -> CandleResult<(Vec<u32>, Factors)> {
     let (u, delta) = (u.narrow(0, start, length)?, delta.narrow(0, start, length)?);
     let nonzero = |t: &Tensor| t.abs()?.max(D::Minus1)?.to_vec1::<f32>();
     // A row that is not a number must be kept, so that it is noticed.
@@ -113,10 +129,12 @@ fn kept_rows(u: &Tensor, delta: &Tensor, start: usize, length: usize) -> CandleR
         .map(|(row, _)| row as u32)
         .collect();
     if keep.len() == length {
-        return Ok(Factors { u: u.contiguous()?, delta: delta.contiguous()? });
+        return Ok((keep, Factors { u: u.contiguous()?, delta: delta.contiguous()? }));
     }
-    let keep = Tensor::new(keep, u.device())?;
-    Ok(Factors { u: u.contiguous()?.index_select(&keep, 0)?, delta: delta.contiguous()?.index_select(&keep, 0)? })
+    let index = Tensor::new(keep.as_slice(), u.device())?;
+    let factors =
+        Factors { u: u.contiguous()?.index_select(&index, 0)?, delta: delta.contiguous()?.index_select(&index, 0)? };
+    Ok((keep, factors))
 }
 
 fn mean_per_state(losses: &[f32], wanted: &[Vec<u32>]) -> Vec<f32> {

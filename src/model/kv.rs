@@ -9,18 +9,25 @@ const CACHE_STEP: usize = 256;
 /// One cache per block of a trunk or tail, for one sequence.
 pub struct LayerCaches {
     layers: Vec<KvCache>,
+    positions: usize,
 }
 
 impl LayerCaches {
     /// Empty caches for `blocks` blocks.
     pub fn new(blocks: usize) -> Self {
         // Dimension 2 of `[1, kv_heads, positions, head_dim]`.
-        Self { layers: vec![KvCache::new(2, CACHE_STEP); blocks] }
+        Self { layers: vec![KvCache::new(2, CACHE_STEP); blocks], positions: 0 }
     }
 
-    /// Positions held.
+    /// Positions held, also where there is no block to hold them.
     pub fn len(&self) -> usize {
-        self.layers.first().map_or(0, KvCache::current_seq_len)
+        self.positions
+    }
+
+    /// Says that every block holds `positions` more.
+    pub fn advance(&mut self, positions: usize) {
+        self.positions += positions;
+        debug_assert!(self.layers.iter().all(|layer| layer.current_seq_len() == self.positions), "caches went apart");
     }
 
     /// Whether nothing is held yet.
@@ -78,7 +85,7 @@ impl Sequence {
 
     /// Tokens fed so far.
     pub fn len(&self) -> usize {
-        self.trunk.len().max(self.tail.len())
+        self.tail.len()
     }
 
     /// Whether nothing was fed yet.

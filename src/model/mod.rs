@@ -4,12 +4,14 @@
 //! graph and may stay quantized. [`Network::trunk`] has no access to any version's weights; [`Network::tail`] gets them
 //! through a [`Projection`].
 
+mod builder;
 pub mod capture;
 pub mod chat_template;
+mod decoder;
 mod error;
+mod families;
 pub mod kv;
 pub mod layers;
-pub mod llama;
 pub mod load;
 mod matrices;
 pub mod measure;
@@ -65,7 +67,8 @@ pub trait Network: Send + Sync {
     /// The output head in f32, differentiable in its input: `[n, hidden]` -> `[n, vocabulary]`.
     fn logits(&self, rows: &Tensor) -> candle_core::Result<Tensor>;
 
-    /// The output head at decoding speed, in the file's own precision.
+    /// The output head at decoding speed, in the file's own precision; the best few logits, and so the argmax, are those
+    /// of [`Network::logits`].
     fn decode_logits(&self, rows: &Tensor) -> candle_core::Result<Tensor>;
 }
 

@@ -1,4 +1,6 @@
-//! One batch of edits: capture, transform, and the tail under each edit.
+//! One batch of edits: which they are, and the tail under them.
+
+use std::ops::Range;
 
 use candle_core::{D, Tensor};
 
@@ -9,37 +11,71 @@ use super::{
     factored::{Factored, Side},
 };
 use crate::{
-    editor::{mend::Mend, objective::weighted_kl},
-    model::{
-        Model, Rows, TrunkState,
-        capture::{self, Captured, Factors, weighted_nll},
-    },
+    editor::objective::weighted_kl,
+    model::{Model, Rows, TrunkState, capture::weighted_nll},
 };
 
-/// Which records a batch edits, and what must not change under which of its edits.
-#[derive(Debug, Clone, Default)]
+/// Which records a batch edits, which of them are active together, and what must not change under which.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BatchPlan {
-    /// Records; an edit's number is its place here.
+    /// Records whose edits are measured.
     pub edits: Vec<usize>,
-    /// Number of the edit, and the text to measure under it.
+    /// Records that are edited beside them, in the last set.
+    pub companions: Vec<usize>,
+    /// The set of each measured edit; sets begin at 0, follow each other and never fall.
+    pub sets: Vec<u32>,
+    /// Number of the measured edit, and the text to measure under its set.
     pub locality: Vec<(u32, usize)>,
 }
 
 impl BatchPlan {
-    /// The same work in parts of at most `size` edits.
-    pub fn parts(&self, size: usize) -> Vec<Self> {
+    /// Measured edits in sets of `size`, the last as large as what is left.
+    pub fn new(edits: Vec<usize>, size: usize, locality: Vec<(u32, usize)>) -> Self {
+        let sets = (0..edits.len()).map(|edit| (edit / size.max(1)) as u32).collect();
+        Self { edits, companions: Vec::new(), sets, locality }
+    }
+
+    /// All records that are edited, and the set of each: the measured ones first.
+    pub fn edited(&self) -> (Vec<usize>, Vec<u32>) {
+        let last = self.sets.last().copied().unwrap_or(0);
+        let records = self.edits.iter().chain(&self.companions).copied().collect();
+        let sets = self.sets.iter().copied().chain(self.companions.iter().map(|_| last)).collect();
+        (records, sets)
+    }
+
+    /// What is measured, in parts of at most `size` edits.
+    pub fn parts(&self, size: usize) -> Vec<Part> {
         let starts = (0..self.edits.len()).step_by(size.max(1));
         starts
             .map(|start| {
                 let own = start..(start + size).min(self.edits.len());
                 let inside = |owner: u32| own.contains(&(owner as usize));
                 let locality = self.locality.iter().filter(|(owner, _)| inside(*owner));
-                Self {
+                Part {
                     edits: self.edits[own.clone()].to_vec(),
-                    locality: locality.map(|&(owner, text)| (owner - start as u32, text)).collect(),
+                    sets: self.sets[own.clone()].to_vec(),
+                    locality: locality.map(|&(owner, text)| (self.sets[owner as usize], text)).collect(),
                 }
             })
             .collect()
+    }
+}
+
+/// A part of what a batch measures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Records.
+    pub edits: Vec<usize>,
+    /// The set that each is in.
+    pub sets: Vec<u32>,
+    /// A set, and a text to measure under it.
+    pub locality: Vec<(u32, usize)>,
+}
+
+impl Part {
+    /// The sets that it measures.
+    pub fn range(&self) -> Range<u32> {
+        self.sets.first().copied().unwrap_or(0)..self.sets.last().map_or(0, |last| last + 1)
     }
 }
 
@@ -70,41 +106,33 @@ pub struct LocalityOutcome {
     pub unchanged: bool,
 }
 
-/// What a batch gave.
-pub struct BatchOutcome {
-    /// `c_edit * NLL + c_loc * KL`, means over the batch, as a function of the editor's variables.
+/// What a part gave.
+pub struct PartOutcome {
+    /// `c_edit * NLL + c_loc * KL`, means over the part, as a function of the sides.
     pub loss: Tensor,
     /// On each edit's own prompt.
     pub prompts: Vec<TargetOutcome>,
     /// On each edit's paraphrase.
     pub paraphrases: Vec<TargetOutcome>,
-    /// In the plan's order.
+    /// In the part's order.
     pub locality: Vec<LocalityOutcome>,
 }
 
-/// The factors at `W0` of the batch's edits.
-pub fn capture_edits(model: &Model, states: &HiddenStates, edits: &[usize]) -> Result<Vec<Captured>, TrainingError> {
-    let read = edits.iter().map(|&record| states.state(Corpus::prompt(record))).collect::<Result<Vec<_>, _>>()?;
-    Ok(capture::capture(model, &read)?)
-}
-
-/// Runs the batch under `mend`'s edits.
+/// Runs a part; `sides` are those of its sets, one per matrix.
 pub fn run(
     model: &Model,
     states: &HiddenStates,
-    mend: &Mend,
-    plan: &BatchPlan,
-    captured: &[Captured],
+    sides: &[Side],
+    part: &Part,
     weights: Weights,
-) -> Result<BatchOutcome, TrainingError> {
-    let sides = sides(mend, captured)?;
-    let edits = plan.edits.len();
-    let numbers = || 0..edits as u32;
-    let texts: Vec<usize> = (plan.edits.iter().map(|&record| Corpus::prompt(record)))
-        .chain(plan.edits.iter().map(|&record| Corpus::paraphrase(record)))
-        .chain(plan.locality.iter().map(|&(_, text)| text))
+) -> Result<PartOutcome, TrainingError> {
+    let edits = part.edits.len();
+    let texts: Vec<usize> = (part.edits.iter().map(|&record| Corpus::prompt(record)))
+        .chain(part.edits.iter().map(|&record| Corpus::paraphrase(record)))
+        .chain(part.locality.iter().map(|&(_, text)| text))
         .collect();
-    let owners: Vec<u32> = numbers().chain(numbers()).chain(plan.locality.iter().map(|&(owner, _)| owner)).collect();
+    let sets: Vec<u32> =
+        part.sets.iter().chain(&part.sets).copied().chain(part.locality.iter().map(|&(set, _)| set)).collect();
     let read = texts.iter().map(|&text| states.state(text)).collect::<Result<Vec<TrunkState>, _>>()?;
     let rows: Vec<Vec<u32>> = texts
         .iter()
@@ -118,7 +146,7 @@ pub fn run(
     let lengths: Vec<usize> = read.iter().map(|state| state.passage.ids.len()).collect();
     let selected: Vec<usize> = rows.iter().map(Vec::len).collect();
     let hidden: Vec<&Tensor> = read.iter().map(|state| &state.hidden).collect();
-    let factored = Factored::new(model.base(), &sides, &owners, &lengths, &selected);
+    let factored = Factored::new(model.base(), sides, &sets, &lengths, &selected);
     let top = model.network().tail(&Tensor::cat(&hidden, 0)?, &lengths, Rows::At(&rows), &factored, None)?;
     let logits = model.network().logits(&top)?;
 
@@ -126,37 +154,14 @@ pub fn run(
     let (nll, targets) = target_loss(&logits.narrow(0, 0, target_rows)?, &read[..2 * edits])?;
     let mut loss = (nll * weights.edit)?;
     let mut locality = Vec::new();
-    if !plan.locality.is_empty() {
+    if !part.locality.is_empty() {
         let rest = logits.dim(0)? - target_rows;
-        let (kl, outcomes) = locality_loss(model, states, plan, &logits.narrow(0, target_rows, rest)?)?;
+        let (kl, outcomes) = locality_loss(model, states, part, &logits.narrow(0, target_rows, rest)?)?;
         loss = (loss + (kl * weights.locality)?)?;
         locality = outcomes;
     }
     let paraphrases = targets[edits..].to_vec();
-    Ok(BatchOutcome { loss, prompts: targets[..edits].to_vec(), paraphrases, locality })
-}
-
-/// The network's updates of every matrix, all edits one after another.
-fn sides(mend: &Mend, captured: &[Captured]) -> Result<Vec<Side>, TrainingError> {
-    let matrices = captured.first().map_or(0, |captured| captured.factors.len());
-    let mut factors = Vec::with_capacity(matrices);
-    let mut owners = Vec::with_capacity(matrices);
-    for matrix in 0..matrices {
-        let own: Vec<&Factors> = captured.iter().map(|captured| &captured.factors[matrix]).collect();
-        let us: Vec<&Tensor> = own.iter().map(|factors| &factors.u).collect();
-        let deltas: Vec<&Tensor> = own.iter().map(|factors| &factors.delta).collect();
-        factors.push(Factors { u: Tensor::cat(&us, 0)?, delta: Tensor::cat(&deltas, 0)? });
-        let counts = us.iter().map(|u| u.dim(0)).collect::<candle_core::Result<Vec<_>>>()?;
-        let owner = counts.iter().zip(0u32..).flat_map(|(&rows, edit)| std::iter::repeat_n(edit, rows)).collect();
-        owners.push(owner);
-    }
-    let pseudo = mend.transform(&factors)?;
-    pseudo
-        .iter()
-        .zip(owners)
-        .enumerate()
-        .map(|(matrix, (pseudo, owners))| Ok(Side::new(pseudo, &mend.learning_rate(matrix)?, owners)?))
-        .collect()
+    Ok(PartOutcome { loss, prompts: targets[..edits].to_vec(), paraphrases, locality })
 }
 
 /// Mean over the texts of their mean target NLL, and each text's outcome.
@@ -186,12 +191,12 @@ fn target_loss(logits: &Tensor, read: &[TrunkState]) -> Result<(Tensor, Vec<Targ
 fn locality_loss(
     model: &Model,
     states: &HiddenStates,
-    plan: &BatchPlan,
+    part: &Part,
     logits: &Tensor,
 ) -> Result<(Tensor, Vec<LocalityOutcome>), TrainingError> {
-    let tops = plan.locality.iter().map(|&(_, text)| states.tops(text)).collect::<Result<Vec<_>, _>>()?;
+    let tops = part.locality.iter().map(|&(_, text)| states.tops(text)).collect::<Result<Vec<_>, _>>()?;
     let base = model.network().logits(&Tensor::cat(&tops, 0)?)?;
-    let texts = plan.locality.iter().map(|&(_, text)| states.text(text));
+    let texts = part.locality.iter().map(|&(_, text)| states.text(text));
     let counts: Vec<usize> = texts.clone().map(|text| text.watched.len()).collect();
     let weights: Vec<f32> =
         counts.iter().flat_map(|&count| std::iter::repeat_n(1.0 / (count * counts.len()) as f32, count)).collect();

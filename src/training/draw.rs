@@ -1,7 +1,10 @@
 //! Which records and which bystanders each step takes: a function of the seed and the step alone, so that a resumed run
 //! draws what it would have drawn.
 
-use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand::{
+    Rng, SeedableRng,
+    seq::{SliceRandom, index::sample},
+};
 use rand_chacha::ChaCha8Rng;
 
 use super::{TrainingError, batch::BatchPlan, corpus::Corpus, options::Recipe};
@@ -33,7 +36,8 @@ impl Draw {
         Ok(Self { recipe, records, windows, epoch: None })
     }
 
-    /// The batch of `step`.
+    /// The batch of `step`: how many edits are active together is drawn from the recipe's numbers. Where that is more
+    /// than are measured, the others are drawn to keep them company.
     pub fn batch(&mut self, step: u64) -> BatchPlan {
         let size = self.recipe.edits_per_step.min(self.records);
         let first = step * size as u64;
@@ -45,7 +49,18 @@ impl Draw {
                 locality.push((edit as u32, self.bystander(record, &mut rng)));
             }
         }
-        BatchPlan { edits, locality }
+        let together = match self.recipe.simultaneous.as_slice() {
+            [] => 1,
+            numbers => numbers[rng.random_range(0..numbers.len())].min(self.records),
+        };
+        let companions = self.companions(&edits, together.saturating_sub(size), &mut rng);
+        BatchPlan { companions, ..BatchPlan::new(edits, together, locality) }
+    }
+
+    /// Other records than those measured.
+    fn companions(&self, edits: &[usize], count: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        let drawn = sample(rng, self.records, (count + edits.len()).min(self.records));
+        drawn.into_iter().filter(|record| !edits.contains(record)).take(count).collect()
     }
 
     /// Record number `index` of the endless sequence of shuffled epochs.

@@ -1,62 +1,125 @@
-//! The tail with a batch of different edits in factored form: `y = W0 x + delta~ (u~^T x)`, each sequence under its own
-//! edit.
+//! The tail with several sets of edits in factored form: `y = W0 x + X^T (U x)`, each sequence under its own set.
 
-use candle_core::{Result, Tensor};
+use std::ops::Range;
+
+use candle_core::{Result, Tensor, Var, backprop::GradStore};
 
 use crate::{
     editor::mend::PseudoFactors,
     model::{DenseMatrices, Projection},
 };
 
-/// The low-rank updates of one matrix, of all edits of a batch, one after another.
+/// The low-rank changes of one matrix, of all sets of a batch, one after another.
+#[derive(Clone)]
 pub struct Side {
     /// `[rows, d_in]`
-    u: Tensor,
+    pub u: Tensor,
     /// `[rows, d_out]`, the learning rate applied.
-    delta: Tensor,
-    /// Which edit each row belongs to.
-    owners: Vec<u32>,
+    pub delta: Tensor,
+    /// Which set each row belongs to; they never fall.
+    pub sets: Vec<u32>,
 }
 
 impl Side {
-    /// Pseudo-factors with their learning rate `[1]`; `owners` says which edit each row belongs to.
-    pub fn new(pseudo: &PseudoFactors, learning_rate: &Tensor, owners: Vec<u32>) -> Result<Self> {
-        Ok(Self { u: pseudo.u.clone(), delta: pseudo.delta.broadcast_mul(learning_rate)?, owners })
+    /// Pseudo-factors with their learning rate `[1]`; `sets` says which set each row belongs to.
+    pub fn new(pseudo: &PseudoFactors, learning_rate: &Tensor, sets: Vec<u32>) -> Result<Self> {
+        Ok(Self { u: pseudo.u.clone(), delta: pseudo.delta.broadcast_mul(learning_rate)?, sets })
+    }
+
+    /// The rows of these sets.
+    fn of_sets(&self, sets: &Range<u32>) -> Result<Self> {
+        let start = self.sets.partition_point(|set| *set < sets.start);
+        let end = self.sets.partition_point(|set| *set < sets.end);
+        let rows = |tensor: &Tensor| tensor.narrow(0, start, end - start);
+        Ok(Self { u: rows(&self.u)?, delta: rows(&self.delta)?, sets: self.sets[start..end].to_vec() })
     }
 }
 
-/// Multiplies by the base weights and adds, for every row, the update of the edit that the row's sequence is under.
+/// The sides of a batch, cut off from the graph that made them: the parts of the batch, each on a thread of its own, stop
+/// their backward passes here, and one pass goes on from the sum of what arrived.
+pub struct CutSides {
+    whole: Vec<Side>,
+    leaves: Vec<[Var; 2]>,
+}
+
+/// Gradients at the cut: of `u` and of `delta`, by matrix.
+pub type CutGradients = Vec<[Option<Tensor>; 2]>;
+
+impl CutSides {
+    /// Cuts.
+    pub fn new(whole: Vec<Side>) -> Result<Self> {
+        let leaf = |tensor: &Tensor| Var::from_tensor(&tensor.detach().contiguous()?);
+        let leaves = whole.iter().map(|side| Ok([leaf(&side.u)?, leaf(&side.delta)?])).collect::<Result<_>>()?;
+        Ok(Self { whole, leaves })
+    }
+
+    /// The sides of these sets, behind the cut.
+    pub fn of_sets(&self, sets: &Range<u32>) -> Result<Vec<Side>> {
+        let sides = self.whole.iter().zip(&self.leaves).map(|(side, [u, delta])| {
+            let leaf = Side { u: u.as_tensor().clone(), delta: delta.as_tensor().clone(), sets: side.sets.clone() };
+            leaf.of_sets(sets)
+        });
+        sides.collect()
+    }
+
+    /// What a backward pass brought to the cut.
+    pub fn gradients(&self, store: &GradStore) -> CutGradients {
+        self.leaves.iter().map(|leaves| leaves.each_ref().map(|leaf| store.get(leaf).cloned())).collect()
+    }
+
+    /// A scalar whose gradient, before the cut, is that of the losses whose gradients at the cut are `parts`.
+    pub fn resume(&self, parts: &[CutGradients]) -> Result<Option<Tensor>> {
+        let mut total: Option<Tensor> = None;
+        for (matrix, side) in self.whole.iter().enumerate() {
+            for (which, tensor) in [&side.u, &side.delta].into_iter().enumerate() {
+                for gradient in parts.iter().filter_map(|part| part[matrix][which].as_ref()) {
+                    let share = (tensor * gradient)?.sum_all()?;
+                    total = Some(match total {
+                        None => share,
+                        Some(total) => (total + share)?,
+                    });
+                }
+            }
+        }
+        Ok(total)
+    }
+}
+
+/// Multiplies by the base weights and adds, for every row, the change by the set that the row's sequence is under.
 pub struct Factored<'a> {
     base: &'a DenseMatrices,
     sides: &'a [Side],
-    /// The edit of each packed row, and of each row that the last block computes.
+    /// The set of each packed row, and of each row that the last block computes.
     all: Vec<u32>,
     selected: Vec<u32>,
 }
 
 impl<'a> Factored<'a> {
-    /// Sequences of `lengths`, of which the last block computes `selected` rows each, under the edits `owners`.
+    /// Sequences of `lengths`, of which the last block computes `selected` rows each, under these sets.
     pub fn new(
         base: &'a DenseMatrices,
         sides: &'a [Side],
-        owners: &[u32],
+        sets: &[u32],
         lengths: &[usize],
         selected: &[usize],
     ) -> Self {
         let spread = |counts: &[usize]| {
-            owners.iter().zip(counts).flat_map(|(&owner, &count)| std::iter::repeat_n(owner, count)).collect()
+            sets.iter().zip(counts).flat_map(|(&set, &count)| std::iter::repeat_n(set, count)).collect()
         };
         Self { base, sides, all: spread(lengths), selected: spread(selected) }
     }
 
-    /// 1 where a row of `x` and a row of the update belong to the same edit, `[n, rows]`.
-    fn mask(&self, x: &Tensor, side: &Side) -> Result<Tensor> {
+    /// 1 where a row of `x` and a row of the change belong to the same set, `[n, rows]`; none if all do.
+    fn mask(&self, x: &Tensor, side: &Side) -> Result<Option<Tensor>> {
         let own = if x.dim(0)? == self.all.len() { &self.all } else { &self.selected };
         let mask: Vec<f32> = own
             .iter()
-            .flat_map(|owner| side.owners.iter().map(move |other| if owner == other { 1.0 } else { 0.0 }))
+            .flat_map(|set| side.sets.iter().map(move |other| if set == other { 1.0 } else { 0.0 }))
             .collect();
-        Tensor::from_vec(mask, (own.len(), side.owners.len()), x.device())
+        if mask.iter().all(|same| *same == 1.0) {
+            return Ok(None);
+        }
+        Tensor::from_vec(mask, (own.len(), side.sets.len()), x.device()).map(Some)
     }
 }
 
@@ -64,9 +127,16 @@ impl Projection for Factored<'_> {
     fn project(&self, matrix: usize, x: &Tensor) -> Result<Tensor> {
         let side = &self.sides[matrix];
         let y = self.base.project(matrix, x)?;
-        // One product over the rows of all edits, of which the mask keeps each row's own: for the few rows that an edit
+        if side.sets.is_empty() {
+            return Ok(y);
+        }
+        // One product over the rows of all sets, of which the mask keeps each row's own: for the few rows that an edit
         // has, a plain product beats many small ones.
-        let spoken = (x.matmul(&side.u.t()?)? * self.mask(x, side)?)?;
+        let spoken = x.matmul(&side.u.t()?)?;
+        let spoken = match self.mask(x, side)? {
+            Some(mask) => (spoken * mask)?,
+            None => spoken,
+        };
         y + spoken.matmul(&side.delta)?
     }
 }

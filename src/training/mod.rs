@@ -1,17 +1,19 @@
 //! Training an editor and measuring one.
 //!
 //! The base model is frozen, so the hidden states at the tail's door never change: [`cache`] computes them once. A step
-//! captures a batch of edits, lets the editor's network transform their factors, and runs the tail with the edits in
-//! factored form ([`factored`]): the edited matrices are never built.
+//! captures a batch of edits ([`factors`]), lets the editor's network transform their factors and composes those of each
+//! set ([`compose`]), and runs the tail with the sets in factored form ([`factored`]): the edited matrices are never built.
 
 pub mod batch;
 pub mod cache;
+pub mod compose;
 pub mod corpus;
 pub mod dataset;
 pub mod draw;
 mod error;
 pub mod evaluate;
 pub mod factored;
+pub mod factors;
 pub mod optimizer;
 pub mod options;
 pub mod parallel;
@@ -20,6 +22,7 @@ pub mod run_state;
 pub mod trainable;
 pub mod trainer;
 pub mod validate;
+pub mod whitening;
 
 pub use error::TrainingError;
 pub use options::{LocalityMix, Recipe, RunOptions};

@@ -43,20 +43,10 @@ impl Adam {
         own.map(|(name, gradient)| Ok((name.clone(), gradient.flatten_all()?.to_vec1()?))).collect()
     }
 
-    /// One step along the sum of `parts`, added in order; `schedule` scales every learning rate. A gradient above the
-    /// global norm `clip` is scaled down to it. Returns the norm before clipping; if it is not finite, nothing was changed.
-    pub fn update(&mut self, parts: Vec<Gradients>, schedule: f64, clip: f64) -> Result<f64> {
-        let mut parts = parts.into_iter();
-        let mut values = parts.next().unwrap_or_default();
-        for part in parts {
-            for (name, gradient) in part {
-                match values.get_mut(&name) {
-                    Some(sum) => sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value),
-                    None => drop(values.insert(name, gradient)),
-                }
-            }
-        }
-        let square: f64 = values.values().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum();
+    /// One step along `gradients`; `schedule` scales every learning rate. A gradient above the global norm `clip` is scaled
+    /// down to it. Returns the norm before clipping; if it is not finite, nothing was changed.
+    pub fn update(&mut self, gradients: &Gradients, schedule: f64, clip: f64) -> Result<f64> {
+        let square: f64 = gradients.values().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum();
         let norm = square.sqrt();
         if !norm.is_finite() {
             return Ok(norm);
@@ -64,7 +54,7 @@ impl Adam {
         let scale = if norm > clip { (clip / norm) as f32 } else { 1.0 };
         self.step += 1;
         for (name, parameter) in &mut self.parameters {
-            let Some(gradient) = values.get(name) else { continue };
+            let Some(gradient) = gradients.get(name) else { continue };
             parameter.step(gradient, scale, Stride::new(parameter.rate * schedule, self.step))?;
         }
         Ok(norm)
@@ -118,7 +108,7 @@ mod tests {
         for _ in 0..400 {
             let loss = (x.as_tensor() - 1.0).unwrap().sqr().unwrap().sum_all().unwrap();
             let gradients = adam.gradients(&loss.backward().unwrap()).unwrap();
-            adam.update(vec![gradients], 1.0, 10.0).unwrap();
+            adam.update(&gradients, 1.0, 10.0).unwrap();
         }
         for value in x.to_vec1::<f32>().unwrap() {
             assert!((value - 1.0).abs() < 1e-2, "{value}");
@@ -131,7 +121,7 @@ mod tests {
         let mut adam = Adam::new([("x".to_owned(), x.clone(), 0.5)]);
         let loss = (x.as_tensor() * 1e6).unwrap().sum_all().unwrap();
         let gradients = adam.gradients(&loss.backward().unwrap()).unwrap();
-        let norm = adam.update(vec![gradients], 1.0, 1.0).unwrap();
+        let norm = adam.update(&gradients, 1.0, 1.0).unwrap();
         assert!((norm - 1e6).abs() < 1.0);
         assert!((x.to_vec1::<f32>().unwrap()[0] + 0.5).abs() < 1e-3);
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::batch::Weights;
+use crate::editor::CompositionKind;
 
 /// How often each kind of text is what must not change, as weights.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -21,7 +22,17 @@ pub struct LocalityMix {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     pub rank: usize,
+    /// How the edits of a set become one change.
+    pub composition: CompositionKind,
+    /// Ridge of the whitening as a share of the mean second moment; none for an editor without whitening.
+    pub whitening: Option<f64>,
+    /// What every matrix's own learning rate starts at. Below zero it goes down the gradient from the first step on; the
+    /// reference starts at 1e-4 and leaves the sign to the network (config/alg/mend.yaml).
+    pub initial_step_size: f64,
+    /// Edits that are measured in a step.
     pub edits_per_step: usize,
+    /// Numbers of edits that are active together; each step draws one.
+    pub simultaneous: Vec<usize>,
     /// Adam, networks.
     pub learning_rate: f64,
     /// Adam, scales of the matrices' step sizes.
@@ -35,6 +46,29 @@ pub struct Recipe {
     pub steps: u64,
     pub warmup: u64,
     pub seed: u64,
+}
+
+impl Default for Recipe {
+    /// What `amend train` takes where nothing is said.
+    fn default() -> Self {
+        Self {
+            rank: 128,
+            composition: CompositionKind::Joint,
+            whitening: Some(0.001),
+            initial_step_size: -1e-3,
+            edits_per_step: 32,
+            simultaneous: vec![1, 1, 4, 16, 64, 256],
+            learning_rate: 1e-3,
+            lr_scale_rate: 1e-2,
+            clip: 1.0,
+            edit_weight: 0.3,
+            locality_weight: 1.0,
+            locality_mix: LocalityMix { neighbour: 0.5, other: 0.3, text: 0.2 },
+            steps: 1800,
+            warmup: 50,
+            seed: 0,
+        }
+    }
 }
 
 impl Recipe {
@@ -78,19 +112,7 @@ mod tests {
 
     #[test]
     fn the_rate_rises_then_falls() {
-        let recipe = Recipe {
-            rank: 8,
-            edits_per_step: 2,
-            learning_rate: 1e-3,
-            lr_scale_rate: 1e-3,
-            clip: 1.0,
-            edit_weight: 0.1,
-            locality_weight: 1.0,
-            locality_mix: LocalityMix { neighbour: 1.0, other: 0.0, text: 0.0 },
-            steps: 100,
-            warmup: 10,
-            seed: 0,
-        };
+        let recipe = Recipe { steps: 100, warmup: 10, ..Recipe::default() };
         assert!((recipe.schedule(0) - 0.1).abs() < 1e-12);
         assert!((recipe.schedule(10) - 1.0).abs() < 1e-12);
         assert!((recipe.schedule(100) - 0.05).abs() < 1e-12);

@@ -30,6 +30,11 @@ impl Workers {
         self.pool.current_num_threads()
     }
 
+    /// `f` on one of them.
+    pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(f)
+    }
+
     /// `f` of every item; the results stand in the items' order, whichever thread made them.
     pub fn map<T: Sync, R: Send>(&self, items: &[T], f: impl Fn(&T) -> R + Sync + Send) -> Vec<R> {
         self.pool.install(|| items.par_iter().with_max_len(1).map(f).collect())

@@ -34,19 +34,19 @@ fn draw(history: &History, path: &Path) -> Result<(), Box<dyn std::error::Error>
     let train = |figure: fn(&super::run_state::StepFigures) -> f64| {
         history.steps.iter().map(|step| (step.step as f64, figure(step))).collect::<Vec<_>>()
     };
-    let valid = |figure: fn(&super::validate::Validation) -> f64| {
-        history.validations.iter().map(|v| (v.step as f64, figure(v))).collect::<Vec<_>>()
+    let valid = |figure: fn(&super::validate::SetFigures) -> f64| {
+        history.validations.iter().map(|v| (v.step as f64, v.mean(figure))).collect::<Vec<_>>()
     };
     let losses = [
         Curve { name: "training loss", color: BLUE, points: train(|step| step.loss) },
-        Curve { name: "validation loss", color: RED, points: valid(|v| v.loss) },
-        Curve { name: "neighbour KL", color: MAGENTA, points: valid(|v| v.neighbour_kl) },
+        Curve { name: "validation loss", color: RED, points: valid(|set| set.loss) },
+        Curve { name: "neighbour KL", color: MAGENTA, points: valid(|set| set.neighbour_kl) },
     ];
     let shares = [
         Curve { name: "paraphrase, training", color: BLUE, points: train(|step| step.paraphrase) },
-        Curve { name: "paraphrase, validation", color: RED, points: valid(|v| v.paraphrase) },
-        Curve { name: "prompt, validation", color: GREEN, points: valid(|v| v.prompt) },
-        Curve { name: "neighbour unchanged", color: MAGENTA, points: valid(|v| v.neighbour_unchanged) },
+        Curve { name: "paraphrase, validation", color: RED, points: valid(|set| set.paraphrase) },
+        Curve { name: "prompt, validation", color: GREEN, points: valid(|set| set.prompt) },
+        Curve { name: "neighbour unchanged", color: MAGENTA, points: valid(|set| set.neighbour_unchanged) },
     ];
     chart(&upper, "Loss and KL (nats)", &losses, None)?;
     chart(&lower, "Shares", &shares, Some(1.0))?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    TrainingError, batch::BatchOutcome, optimizer::Adam, options::Recipe, trainable::Trainable, trainer::Inputs,
+    TrainingError, batch::PartOutcome, optimizer::Adam, options::Recipe, trainable::Trainable, trainer::Inputs,
     validate::Validation,
 };
 use crate::{
@@ -42,7 +42,7 @@ pub struct StepFigures {
 
 impl StepFigures {
     /// Means over the parts of a batch.
-    pub(super) fn new(step: u64, parts: &[BatchOutcome]) -> Result<Self, TrainingError> {
+    pub(super) fn new(step: u64, parts: &[PartOutcome]) -> Result<Self, TrainingError> {
         let mut loss = 0.0;
         let edits: usize = parts.iter().map(|part| part.prompts.len()).sum();
         for part in parts {
@@ -177,10 +177,19 @@ impl RunState {
         if found != *said {
             return Err(damaged(&format!("the digest of its tensors is {found}, it says {said}")));
         }
-        for (how, saved, given) in [("with", get(RECIPE)?, text(recipe)?), ("on", get(ORIGIN)?, text(origin)?)] {
-            if *saved != given {
-                return Err(refused(format!("the run was started {how} {saved}, and can not go on {how} {given}")));
-            }
+        // How long a run is may change on the way: it goes on under the new schedule.
+        let whatever_length = |recipe: &str| -> Result<serde_json::Value, TrainingError> {
+            let mut recipe: serde_json::Value = serde_json::from_str(recipe).map_err(|error| damaged(&error))?;
+            recipe["steps"] = json!(null);
+            Ok(recipe)
+        };
+        let (started, given) = (get(RECIPE)?, text(recipe)?);
+        if whatever_length(started)? != whatever_length(&given)? {
+            return Err(refused(format!("the run was started with {started}, and can not go on with {given}")));
+        }
+        let (started, given) = (get(ORIGIN)?, text(origin)?);
+        if *started != given {
+            return Err(refused(format!("the run was started on {started}, and can not go on with {given}")));
         }
         let run = toml::from_str(get(RUN)?).map_err(|error| damaged(&error))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
@@ -209,6 +218,7 @@ impl RunState {
             matrices: model.editable().iter().map(|matrix| matrix.name.clone()).collect(),
             tail_blocks: model.network().shape().tail_blocks,
             rank: recipe.rank,
+            composition: recipe.composition,
             tensors_digest: Digest::of(b""),
             training: json!({
                 "recipe": recipe,
@@ -241,7 +251,7 @@ fn digest_of_data(bytes: &[u8]) -> Result<Digest, safetensors::SafeTensorError> 
 
 /// The large matrices in f16, everything else as it is.
 fn half_precision(mend: &Mend) -> Result<HashMap<String, Tensor>, TrainingError> {
-    let narrow = |name: &str| name.ends_with(".u") || name.ends_with(".v");
+    let narrow = |name: &str| name.ends_with(".u") || name.ends_with(".v") || name.starts_with("whitening.");
     mend.to_tensors()?
         .into_iter()
         .map(|(name, tensor)| {
@@ -259,7 +269,7 @@ fn card(manifest: &Manifest) -> String {
     let pretty = |value: &serde_json::Value| serde_json::to_string_pretty(value).unwrap_or_default();
     format!(
         "# {}\n\nA `{}` editor of rank {} for the MLP matrices of the last {} blocks of {}.\n\n\
-         ## Training\n\n```json\n{}\n```\n\n## Measured on the validation records, one edit at a time\n\n```json\n{}\n```\n",
+         ## Training\n\n```json\n{}\n```\n\n## Measured on the validation records\n\n```json\n{}\n```\n",
         manifest.name,
         manifest.method,
         manifest.rank,

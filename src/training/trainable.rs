@@ -1,43 +1,52 @@
 //! A MEND editor whose tensors are variables.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::TrainingError;
+use super::{TrainingError, options::Recipe};
 use crate::{
     digest::Digest,
-    editor::mend::{LAYERS, LEARNING_RATES, LayerNames, Mend, Statistics, slots},
+    editor::{
+        CompositionKind,
+        mend::{LAYERS, LEARNING_RATES, LOG_RIDGES, LayerNames, Mend, Statistics, slots, whitening_name},
+    },
     model::{EditableMatrix, capture::Captured},
 };
 
-/// What `lr_W` starts at (config/alg/mend.yaml).
-const INITIAL_LEARNING_RATE: f64 = 1e-4;
 /// Name of the variable that scales the learning rates around it.
 const SCALES: &str = "edit_lr_scales";
+/// What the ridges of a joint solve start at.
+const INITIAL_RIDGE: f64 = 0.1;
 
 /// Variables and statistics of an editor in training.
 ///
-/// A matrix's learning rate is `1e-4 * scale`, with the scale trained: the gradient of the rate itself would be ten
-/// thousand times that of the scale and swamp the clip.
+/// A matrix's learning rate is the initial one times a scale, and the scale is trained: the gradient of the rate itself
+/// would be thousands of times that of the scale and swamp the clip.
 pub struct Trainable {
+    initial_step_size: f64,
     matrices: Vec<EditableMatrix>,
     variables: BTreeMap<String, Var>,
     statistics: Vec<Statistics>,
+    /// By matrix; empty without whitening.
+    whitening: Vec<Tensor>,
 }
 
 impl Trainable {
     /// A fresh editor: the identity on the normalised factors (`U = 0`, `V` Xavier-uniform as in the paper).
-    pub fn new(matrices: &[EditableMatrix], rank: usize, seed: u64) -> Result<Self> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    pub fn new(matrices: &[EditableMatrix], recipe: &Recipe) -> Result<Self> {
+        let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
         let device = Device::Cpu;
         let mut variables = BTreeMap::new();
         let (slots, shapes) = slots(matrices);
         for (index, &shape) in shapes.iter().enumerate() {
             let width = shape.0 + shape.1;
-            let rank = rank.min(width);
+            let rank = recipe.rank.min(width);
             let modes = slots.iter().filter(|slot| slot.network == index).count();
             for layer in 0..LAYERS {
                 let names = LayerNames::new(shape, layer);
@@ -51,20 +60,34 @@ impl Trainable {
             }
         }
         variables.insert(SCALES.to_owned(), Var::ones(matrices.len(), DType::F32, &device)?);
+        if recipe.composition == CompositionKind::Joint {
+            let ridges = Tensor::full(INITIAL_RIDGE.ln() as f32, matrices.len(), &device)?;
+            variables.insert(LOG_RIDGES.to_owned(), Var::from_tensor(&ridges)?);
+        }
         let statistics = shapes.into_iter().map(Statistics::new).collect();
-        Ok(Self { matrices: matrices.to_vec(), variables, statistics })
+        Ok(Self {
+            initial_step_size: recipe.initial_step_size,
+            matrices: matrices.to_vec(),
+            variables,
+            statistics,
+            whitening: Vec::new(),
+        })
     }
 
-    /// The variables by name, each with its learning rate.
+    /// Sets the whitening of every matrix ([`super::whitening`]).
+    pub fn whiten(&mut self, whitening: Vec<Tensor>) {
+        self.whitening = whitening;
+    }
+
+    /// The variables by name, each with its learning rate: that of the networks, or that of the scalars per matrix.
     pub fn variables(&self, rate: f64, scale_rate: f64) -> Vec<(String, Var, f64)> {
-        self.variables
-            .iter()
-            .map(|(name, variable)| (name.clone(), variable.clone(), if name == SCALES { scale_rate } else { rate }))
-            .collect()
+        let rate_of = |name: &str| if [SCALES, LOG_RIDGES].contains(&name) { scale_rate } else { rate };
+        let variables = self.variables.iter();
+        variables.map(|(name, variable)| (name.clone(), variable.clone(), rate_of(name))).collect()
     }
 
     /// Takes the rows of a batch into the running statistics.
-    pub fn observe(&mut self, captured: &[Captured]) -> Result<()> {
+    pub fn observe(&mut self, captured: &[Arc<Captured>]) -> Result<()> {
         let (slots, _) = slots(&self.matrices);
         for captured in captured {
             for (slot, factors) in slots.iter().zip(&captured.factors) {
@@ -78,11 +101,12 @@ impl Trainable {
     pub fn mend(&self) -> std::result::Result<Mend, TrainingError> {
         let mut tensors: HashMap<String, Tensor> =
             self.variables.iter().map(|(name, variable)| (name.clone(), variable.as_tensor().clone())).collect();
-        let rates = (self.variables[SCALES].as_tensor() * INITIAL_LEARNING_RATE)?;
+        let rates = (self.variables[SCALES].as_tensor() * self.initial_step_size)?;
         tensors.insert(LEARNING_RATES.to_owned(), rates);
         for (statistics, shape) in self.statistics.iter().zip(slots(&self.matrices).1) {
             statistics.insert_tensors(shape, &mut tensors)?;
         }
+        self.insert_whitening(&mut tensors);
         Mend::from_tensors(&self.matrices, &tensors, Digest::of(b"in training"), &Device::Cpu)
             .map_err(TrainingError::Refused)
     }
@@ -94,7 +118,14 @@ impl Trainable {
         for (statistics, shape) in self.statistics.iter().zip(slots(&self.matrices).1) {
             statistics.insert_tensors(shape, &mut state)?;
         }
+        self.insert_whitening(&mut state);
         Ok(state)
+    }
+
+    fn insert_whitening(&self, tensors: &mut HashMap<String, Tensor>) {
+        for (matrix, whitening) in self.matrices.iter().zip(&self.whitening) {
+            tensors.insert(whitening_name(matrix), whitening.clone());
+        }
     }
 
     /// Takes back what [`Trainable::state`] gave.
@@ -110,6 +141,7 @@ impl Trainable {
         tensors.insert(LEARNING_RATES.to_owned(), rates);
         let mend = Mend::from_tensors(&self.matrices, &tensors, Digest::of(b"in training"), &Device::Cpu)
             .map_err(TrainingError::Refused)?;
+        self.whitening = mend.whitening.unwrap_or_default();
         self.statistics = mend.networks.into_iter().map(|network| network.statistics).collect();
         Ok(())
     }

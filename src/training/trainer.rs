@@ -2,7 +2,10 @@
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,18 +14,25 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{
     TrainingError, batch,
     cache::HiddenStates,
+    compose,
     corpus::Corpus,
     dataset::Dataset,
     draw::Draw,
-    optimizer::Adam,
+    factored::CutSides,
+    factors::FactorCache,
+    optimizer::{Adam, Gradients},
     options::{Recipe, RunOptions},
     parallel::Workers,
     plot,
     run_state::{History, Origin, RunState, STATE, StepFigures},
     trainable::Trainable,
-    validate::{Validation, validate},
+    validate::{Validation, Validator},
+    whitening,
 };
-use crate::{editor::folder::MANIFEST, model::Model};
+use crate::{
+    editor::{CompositionKind, folder::MANIFEST},
+    model::Model,
+};
 
 /// Windows of running text that a run draws from.
 const WINDOWS: usize = 4000;
@@ -31,6 +41,8 @@ const WINDOWS: usize = 4000;
 const PART: usize = 8;
 /// Steps averaged in the history and the progress bar.
 const AVERAGE: u64 = 10;
+/// Records and windows of running text whose inputs the whitening is made of.
+const WHITENING_TEXTS: usize = 1500;
 
 /// What a run needs from outside.
 pub struct Inputs<'a> {
@@ -72,10 +84,12 @@ struct Trainer<'a> {
     recipe: &'a Recipe,
     origin: Origin,
     options: &'a RunOptions,
-    states: HiddenStates,
+    states: Arc<HiddenStates>,
+    factors: FactorCache<'a>,
     workers: Workers,
     draw: Draw,
-    validation: Vec<usize>,
+    /// Records to validate on, and numbers of edits that are active together.
+    validation: (Vec<usize>, Vec<usize>),
     trainable: Trainable,
     adam: Adam,
     run: RunState,
@@ -99,21 +113,28 @@ impl<'a> Trainer<'a> {
         let draw = Draw::new(recipe.clone(), train.len(), &corpus)?;
         let bar = progress_bar();
         let workers = Workers::new(options.threads)?;
-        let states = HiddenStates::open(inputs.model, corpus.texts, &options.cache, &workers, &bar)?;
+        let still = still_texts(train.len(), &corpus);
+        let states = Arc::new(HiddenStates::open(inputs.model, corpus.texts, &options.cache, &workers, &bar)?);
+        let joint = recipe.composition == CompositionKind::Joint;
+        let factors = FactorCache::new(inputs.model, Arc::clone(&states), joint);
         let count = options.validation_records.min(validation.len());
-        let mut trainable = Trainable::new(inputs.model.editable(), recipe.rank, recipe.seed)?;
+        let mut trainable = Trainable::new(inputs.model.editable(), recipe)?;
+        if let Some(ridge) = recipe.whitening.filter(|_| !options.resume) {
+            trainable.whiten(whitening::whitening(inputs.model, &states, &still, ridge, &workers)?);
+        }
         let mut adam = Adam::new(trainable.variables(recipe.learning_rate, recipe.lr_scale_rate));
         let run = match options.resume {
             true => RunState::load(&options.out, (recipe, &origin), &mut trainable, &mut adam)?,
             false => RunState::default(),
         };
         Ok(Self {
-            validation: (train.len()..train.len() + count).collect(),
+            validation: ((train.len()..train.len() + count).collect(), validated_together(recipe, count)),
             inputs,
             recipe,
             origin,
             options,
             states,
+            factors,
             workers,
             draw,
             trainable,
@@ -157,27 +178,29 @@ impl<'a> Trainer<'a> {
 
     fn step(&mut self) -> Result<(), TrainingError> {
         let (model, states, workers) = (self.inputs.model, &self.states, &self.workers);
-        let parts = self.draw.batch(self.run.step).parts(PART);
-        let captured = workers.map(&parts, |part| batch::capture_edits(model, states, &part.edits));
-        let captured = captured.into_iter().collect::<Result<Vec<_>, _>>()?;
-        for captured in &captured {
-            self.trainable.observe(captured)?;
-        }
+        let plan = self.draw.batch(self.run.step);
+        let (records, sets) = plan.edited();
+        let captured = self.factors.of(&records, workers)?;
+        self.trainable.observe(&captured)?;
         let mend = self.trainable.mend()?;
-        let edits: usize = parts.iter().map(|part| part.edits.len()).sum();
-        let work: Vec<_> = parts.iter().zip(&captured).collect();
-        let passed = workers.map(&work, |(part, captured)| {
-            let outcome = batch::run(model, states, &mend, part, captured, self.recipe.weights())?;
+        let sides = workers.run(|| Ok::<_, TrainingError>(CutSides::new(compose::sides(&mend, &captured, &sets)?)?))?;
+        let edits = plan.edits.len();
+        let passed = workers.map(&plan.parts(PART), |part| {
+            let outcome = batch::run(model, states, &sides.of_sets(&part.range())?, part, self.recipe.weights())?;
             let share = (outcome.loss.clone() * (part.edits.len() as f64 / edits as f64))?;
-            Ok::<_, TrainingError>((self.adam.gradients(&share.backward()?)?, outcome))
+            Ok::<_, TrainingError>((sides.gradients(&share.backward()?), outcome))
         });
-        let (gradients, outcomes): (Vec<_>, Vec<_>) =
+        let (arrived, outcomes): (Vec<_>, Vec<_>) =
             passed.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let gradients = workers.run(|| match sides.resume(&arrived)? {
+            Some(rest) => self.adam.gradients(&rest.backward()?),
+            None => Ok(Gradients::default()),
+        })?;
         let figures = StepFigures::new(self.run.step + 1, &outcomes)?;
         if !figures.loss.is_finite() {
             return Err(TrainingError::Diverged { step: self.run.step });
         }
-        let norm = self.adam.update(gradients, self.recipe.schedule(self.run.step), self.recipe.clip)?;
+        let norm = self.adam.update(&gradients, self.recipe.schedule(self.run.step), self.recipe.clip)?;
         if !norm.is_finite() {
             return Err(TrainingError::Diverged { step: self.run.step });
         }
@@ -202,11 +225,20 @@ impl<'a> Trainer<'a> {
 
     fn validate(&mut self) -> Result<(), TrainingError> {
         let mend = self.trainable.mend()?;
-        let weights = self.recipe.weights();
-        let figures = validate(self.inputs.model, &self.states, &mend, &self.validation, weights, &self.workers)?;
-        let figures = Validation { step: self.run.step, ..figures };
+        let (records, together) = &self.validation;
+        let validator = Validator {
+            model: self.inputs.model,
+            states: &self.states,
+            factors: &self.factors,
+            records,
+            together,
+            weights: self.recipe.weights(),
+            workers: &self.workers,
+        };
+        let figures = validator.validate(&mend, self.run.step)?;
+        let text = describe(&figures);
         let better = self.run.history.push(figures);
-        self.bar.suspend(|| println!("{}", describe(&figures, better)));
+        self.bar.suspend(|| println!("{text}{}", if better { "  best" } else { "" }));
         if better {
             self.run.export(&mend, self.inputs, self.recipe, &self.options.out)?;
         }
@@ -231,20 +263,37 @@ fn refuse_to_overwrite(out: &Path) -> Result<(), TrainingError> {
     }
 }
 
-fn describe(figures: &Validation, better: bool) -> String {
-    format!(
-        "step {:>6}  prompt {:.3}  paraphrase {:.3}  neighbour KL {:.3} unchanged {:.3}  other KL {:.3} unchanged {:.3}  \
-         loss {:.4}{}",
-        figures.step,
-        figures.prompt,
-        figures.paraphrase,
-        figures.neighbour_kl,
-        figures.neighbour_unchanged,
-        figures.other_kl,
-        figures.other_unchanged,
-        figures.loss,
-        if better { "  best" } else { "" }
-    )
+/// Texts that no edit is about: locality questions and windows of running text.
+fn still_texts(records: usize, corpus: &Corpus) -> Vec<usize> {
+    let questions = (0..records.min(WHITENING_TEXTS)).map(Corpus::locality);
+    let windows = (0..corpus.windows().min(WHITENING_TEXTS)).map(|window| corpus.window(window));
+    questions.chain(windows).collect()
+}
+
+/// The recipe's numbers of edits that are active together, as far as there are records.
+fn validated_together(recipe: &Recipe, records: usize) -> Vec<usize> {
+    let mut together: Vec<usize> = recipe.simultaneous.iter().map(|&number| number.min(records)).collect();
+    together.sort_unstable();
+    together.dedup();
+    together
+}
+
+fn describe(figures: &Validation) -> String {
+    let sets = figures.sets.iter().map(|set| {
+        format!(
+            "\n  {:>5} together: prompt {:.3}  paraphrase {:.3}  neighbour KL {:.3} unchanged {:.3}  other KL {:.3} \
+             unchanged {:.3}  loss {:.4}",
+            set.together,
+            set.prompt,
+            set.paraphrase,
+            set.neighbour_kl,
+            set.neighbour_unchanged,
+            set.other_kl,
+            set.other_unchanged,
+            set.loss
+        )
+    });
+    format!("step {:>6}  loss {:.4}{}", figures.step, figures.loss, sets.collect::<String>())
 }
 
 fn progress_bar() -> ProgressBar {

@@ -1,12 +1,15 @@
-//! Measuring the editor in training on records that it is not trained on, one edit at a time.
+//! Measuring the editor in training on records that it is not trained on, with one edit or more active at a time.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     TrainingError,
-    batch::{self, BatchPlan, LocalityOutcome, Weights},
+    batch::{self, BatchPlan, LocalityOutcome, PartOutcome, Weights},
     cache::HiddenStates,
+    compose,
     corpus::Corpus,
+    factored::CutSides,
+    factors::FactorCache,
     parallel::Workers,
 };
 use crate::{editor::mend::Mend, model::Model};
@@ -15,10 +18,28 @@ use crate::{editor::mend::Mend, model::Model};
 const BATCH: usize = 10;
 
 /// Figures over the validation records.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
-    /// Steps taken before it; filled in by the run.
+    /// Steps taken before it.
     pub step: u64,
+    /// Mean of the losses below: what runs are compared by, lower is better.
+    pub loss: f64,
+    /// One for each number of edits that are active together.
+    pub sets: Vec<SetFigures>,
+}
+
+impl Validation {
+    /// Mean of a figure over the numbers of edits.
+    pub fn mean(&self, figure: fn(&SetFigures) -> f64) -> f64 {
+        self.sets.iter().map(figure).sum::<f64>() / self.sets.len().max(1) as f64
+    }
+}
+
+/// Figures over the validation records in sets of one size.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SetFigures {
+    /// Edits that are active together.
+    pub together: usize,
     /// Share of edits whose target is greedy on the prompt, teacher-forced.
     pub prompt: f64,
     /// The same on the paraphrase.
@@ -33,33 +54,54 @@ pub struct Validation {
     pub other_kl: f64,
     pub other_unchanged: f64,
     /// The weighted sum of both, with neighbours and others in equal parts and at the positions that predict the answer
-    /// alone: what runs are compared by, lower is better.
+    /// alone.
     pub loss: f64,
 }
 
-/// Validates on `records`; the "other" question of each is that of the record half the list away.
-pub fn validate(
-    model: &Model,
-    states: &HiddenStates,
-    mend: &Mend,
-    records: &[usize],
-    weights: Weights,
-    workers: &Workers,
-) -> Result<Validation, TrainingError> {
-    let other = |place: usize| records[(place + records.len() / 2) % records.len()];
-    let locality = (records.iter().enumerate())
-        .flat_map(|(place, &record)| [record, other(place)].map(|r| (place as u32, Corpus::locality(r))))
-        .collect();
-    let plan = BatchPlan { edits: records.to_vec(), locality };
-    let outcomes = workers.map(&plan.parts(BATCH), |part| {
-        let captured = batch::capture_edits(model, states, &part.edits)?;
-        batch::run(model, states, mend, part, &captured, weights)
-    });
-    let mut sums = Sums::default();
-    for outcome in outcomes {
-        sums.add(&outcome?);
+/// What a validation needs beside the editor.
+pub struct Validator<'a> {
+    pub model: &'a Model,
+    pub states: &'a HiddenStates,
+    pub factors: &'a FactorCache<'a>,
+    /// The records to validate on.
+    pub records: &'a [usize],
+    /// Numbers of edits that are active together.
+    pub together: &'a [usize],
+    pub weights: Weights,
+    pub workers: &'a Workers,
+}
+
+impl Validator<'_> {
+    /// Validates after `step` steps.
+    pub fn validate(&self, mend: &Mend, step: u64) -> Result<Validation, TrainingError> {
+        let sets = self.together.iter().map(|&size| self.in_sets(mend, size)).collect::<Result<Vec<_>, _>>()?;
+        let mut validation = Validation { step, loss: 0.0, sets };
+        validation.loss = validation.mean(|set| set.loss);
+        Ok(validation)
     }
-    Ok(sums.figures(records.len() as f64, weights))
+
+    /// In sets of `size`; the "other" question of each record is that of the record half the list away.
+    fn in_sets(&self, mend: &Mend, size: usize) -> Result<SetFigures, TrainingError> {
+        let records = self.records;
+        let other = |place: usize| records[(place + records.len() / 2) % records.len()];
+        let locality = (records.iter().enumerate())
+            .flat_map(|(place, &record)| [record, other(place)].map(|r| (place as u32, Corpus::locality(r))))
+            .collect();
+        let plan = BatchPlan::new(records.to_vec(), size, locality);
+        let captured = self.factors.of(records, self.workers)?;
+        let sides = self.workers.run(|| {
+            let sides = compose::sides(mend, &captured, &plan.sets)?;
+            Ok::<_, TrainingError>(CutSides::new(sides)?)
+        })?;
+        let outcomes = self.workers.map(&plan.parts(BATCH), |part| {
+            batch::run(self.model, self.states, &sides.of_sets(&part.range())?, part, self.weights)
+        });
+        let mut sums = Sums::default();
+        for outcome in outcomes {
+            sums.add(&outcome?);
+        }
+        Ok(sums.figures(size, records.len() as f64, self.weights))
+    }
 }
 
 #[derive(Default)]
@@ -73,7 +115,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, outcome: &batch::BatchOutcome) {
+    fn add(&mut self, outcome: &PartOutcome) {
         self.prompt += outcome.prompts.iter().filter(|target| target.exact).count() as f64;
         self.paraphrase += outcome.paraphrases.iter().filter(|target| target.exact).count() as f64;
         let targets = outcome.prompts.iter().chain(&outcome.paraphrases);
@@ -86,11 +128,11 @@ impl Sums {
         }
     }
 
-    fn figures(&self, count: f64, weights: Weights) -> Validation {
+    fn figures(&self, together: usize, count: f64, weights: Weights) -> SetFigures {
         let nll = self.nll / count;
         let kl = self.kl.map(|sum| sum / count);
-        Validation {
-            step: 0,
+        SetFigures {
+            together,
             prompt: self.prompt / count,
             paraphrase: self.paraphrase / count,
             nll,

@@ -112,6 +112,9 @@ impl Accumulator {
     ) -> Result<(), WeightsError> {
         for contribution in removed.iter().chain(added) {
             contribution.check_shapes(&self.shapes)?;
+            if contribution.parts().iter().any(|part| matches!(part.values, Values::Joint { .. })) {
+                return Err(WeightsError::Malformed("it is of the joint composition".into()));
+            }
         }
         let moves: Vec<Vec<(Direction, &Part)>> =
             (0..self.shapes.len()).map(|matrix| moves_of(matrix, removed, added)).collect();
@@ -197,7 +200,7 @@ impl Part {
         let largest = |values: &[f32]| f64::from(values.iter().fold(0_f32, |most, value| most.max(value.abs())));
         let bound = match &self.values {
             Values::Dense(values) => largest(values),
-            Values::LowRank { left, right } => {
+            Values::LowRank { left, right } | Values::Joint { left, right, .. } => {
                 let terms = (0..self.n).map(|i| largest(row(left, self.d_out, i)) * largest(row(right, self.d_in, i)));
                 // f32 rounds each of n products and n sums by at most 2^-24 of its size; 2^-20 n is generous.
                 terms.sum::<f64>() * (1.0 + self.n as f64 / f64::from(1 << 20))

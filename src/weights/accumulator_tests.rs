@@ -79,6 +79,7 @@ fn expected(set: &[&Contribution]) -> Vec<Vec<f32>> {
                             Values::Dense(values) => values[at],
                             Values::LowRank { left, right } => (0..c.parts()[m].n)
                                 .fold(0_f32, |sum, i| sum + left[i * shape.d_out + o] * right[i * shape.d_in + d]),
+                            Values::Joint { .. } => unreachable!("these are sums"),
                         };
                         fixed::wide(value)
                     });

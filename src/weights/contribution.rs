@@ -1,8 +1,9 @@
 //! What one edit adds to the editable matrices, as the log keeps it.
 //!
-//! Bytes, all little-endian: magic `AMNDCTB1`; u32 number of matrices; for each, u8 form (0 low rank, 1 dense), u32 n,
-//! u32 d_out, u32 d_in, then f32s: low rank `left [n, d_out]` and `right [n, d_in]`, dense `[d_out, d_in]` (its n is
-//! d_out). The last digit of the magic is the version of this layout.
+//! Bytes, all little-endian: magic `AMNDCTB1`; u32 number of matrices; for each, u8 form (0 low rank, 1 dense, 2 joint),
+//! u32 n, u32 d_out, u32 d_in, then f32s: low rank `left [n, d_out]` and `right [n, d_in]`, dense `[d_out, d_in]` (its n
+//! is d_out), joint `left [n, d_out]`, `right [n, d_in]` and `keys [n, d_in]`. The last digit of the magic is the version
+//! of this layout.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -16,6 +17,7 @@ use crate::{
 const MAGIC: &[u8; 8] = b"AMNDCTB1";
 const LOW_RANK: u8 = 0;
 const DENSE: u8 = 1;
+const JOINT: u8 = 2;
 
 /// What an edit adds to the weights. Every value is finite. Its fixed-point form is a function of these values alone.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +41,8 @@ pub(super) enum Values {
     LowRank { left: Vec<f32>, right: Vec<f32> },
     /// `[d_out, d_in]`.
     Dense(Vec<f32>),
+    /// Rows of a joint solve ([`crate::editor::joint`]); left `[n, d_out]`, right and keys `[n, d_in]`.
+    Joint { left: Vec<f32>, right: Vec<f32>, keys: Vec<f32> },
 }
 
 impl Contribution {
@@ -64,8 +68,9 @@ impl Contribution {
         put(&mut bytes, self.parts.len());
         for part in &self.parts {
             let (form, slices) = match &part.values {
-                Values::LowRank { left, right } => (LOW_RANK, [left.as_slice(), right.as_slice()]),
-                Values::Dense(values) => (DENSE, [values.as_slice(), &[]]),
+                Values::LowRank { left, right } => (LOW_RANK, [left.as_slice(), right.as_slice(), &[]]),
+                Values::Dense(values) => (DENSE, [values.as_slice(), &[], &[]]),
+                Values::Joint { left, right, keys } => (JOINT, [left.as_slice(), right.as_slice(), keys.as_slice()]),
             };
             bytes.push(form);
             for size in [part.n, part.d_out, part.d_in] {
@@ -101,14 +106,14 @@ impl Contribution {
         Digest::of(&self.to_bytes())
     }
 
-    /// Frobenius norm of what is added to a matrix. For low rank, `||L^T R||^2 = sum_ij (L L^T)_ij (R R^T)_ij` over the
+    /// Frobenius norm of what is added to a matrix, by this edit alone. For low rank, `||L^T R||^2 = sum_ij (L L^T)_ij (R R^T)_ij` over the
     /// `n x n` Gram matrices, so the dense product is never formed. In f64, because terms that cancel leave little.
     pub fn norm(&self, matrix: usize) -> Result<f32, WeightsError> {
         let part = &self.parts[matrix];
         let square = match &part.values {
             Values::Dense(values) => dot(values, values),
-            Values::LowRank { .. } if part.n == 0 => 0.0,
-            Values::LowRank { left, right } => {
+            Values::LowRank { .. } | Values::Joint { .. } if part.n == 0 => 0.0,
+            Values::LowRank { left, right } | Values::Joint { left, right, .. } => {
                 let (left, right) = (gram(left, part.d_out)?, gram(right, part.d_in)?);
                 (left * right)?.sum_all()?.to_scalar::<f64>()?
             }
@@ -120,7 +125,7 @@ impl Contribution {
     pub fn rank(&self, matrix: usize) -> usize {
         let part = &self.parts[matrix];
         match part.values {
-            Values::LowRank { .. } => part.n,
+            Values::LowRank { .. } | Values::Joint { .. } => part.n,
             Values::Dense(_) => part.d_out.min(part.d_in),
         }
     }
@@ -138,10 +143,10 @@ impl Contribution {
 }
 
 impl Part {
-    /// The rank-one terms `(left [d_out], right [d_in])` of a low-rank part; none for a dense one.
+    /// The rank-one terms `(left [d_out], right [d_in])` of what the edit adds when it is alone; none for a dense part.
     pub fn terms(&self) -> Option<impl Iterator<Item = (&[f32], &[f32])>> {
         match &self.values {
-            Values::LowRank { left, right } => {
+            Values::LowRank { left, right } | Values::Joint { left, right, .. } => {
                 Some((0..self.n).map(|i| (row(left, self.d_out, i), row(right, self.d_in, i))))
             }
             Values::Dense(_) => None,
@@ -151,7 +156,7 @@ impl Part {
     /// The values of a dense part, row-major `[d_out, d_in]`; none for a low-rank one.
     pub fn dense(&self) -> Option<&[f32]> {
         match &self.values {
-            Values::LowRank { .. } => None,
+            Values::LowRank { .. } | Values::Joint { .. } => None,
             Values::Dense(values) => Some(values),
         }
     }
@@ -160,6 +165,7 @@ impl Part {
         match &self.values {
             Values::LowRank { left, right } => left.len() + right.len(),
             Values::Dense(values) => values.len(),
+            Values::Joint { left, right, keys } => left.len() + right.len() + keys.len(),
         }
     }
 
@@ -168,6 +174,7 @@ impl Part {
         match &self.values {
             Values::LowRank { left, right } => finite(left) && finite(right),
             Values::Dense(values) => finite(values),
+            Values::Joint { left, right, keys } => finite(left) && finite(right) && finite(keys),
         }
     }
 
@@ -185,17 +192,28 @@ impl Part {
 fn part_of(delta: &MatrixDelta) -> Result<Part, WeightsError> {
     Ok(match delta {
         MatrixDelta::LowRank { left, right } => {
-            let ((n, d_out), (n_right, d_in)) = (left.dims2()?, right.dims2()?);
-            if n != n_right {
-                return Err(malformed(format!("{n} left rows, {n_right} right rows")));
-            }
+            let (n, d_out, d_in) = sizes(left, right)?;
             Part { n, d_out, d_in, values: Values::LowRank { left: host(left)?, right: host(right)? } }
         }
         MatrixDelta::Dense(values) => {
             let (d_out, d_in) = values.dims2()?;
             Part { n: d_out, d_out, d_in, values: Values::Dense(host(values)?) }
         }
+        MatrixDelta::Joint { keys, left, right } => {
+            let (n, d_out, d_in) = sizes(left, right)?;
+            if keys.dims2()? != (n, d_in) {
+                return Err(malformed(format!("keys {:?} beside right rows {:?}", keys.dims(), right.dims())));
+            }
+            let values = Values::Joint { left: host(left)?, right: host(right)?, keys: host(keys)? };
+            Part { n, d_out, d_in, values }
+        }
     })
+}
+
+/// `(n, d_out, d_in)` of left and right rows.
+fn sizes(left: &Tensor, right: &Tensor) -> Result<(usize, usize, usize), WeightsError> {
+    let ((n, d_out), (n_right, d_in)) = (left.dims2()?, right.dims2()?);
+    if n == n_right { Ok((n, d_out, d_in)) } else { Err(malformed(format!("{n} left rows, {n_right} right rows"))) }
 }
 
 fn host(tensor: &Tensor) -> Result<Vec<f32>, WeightsError> {
@@ -267,6 +285,10 @@ impl<'a> Reader<'a> {
         let values = match form {
             LOW_RANK => Values::LowRank { left: self.floats(n, d_out)?, right: self.floats(n, d_in)? },
             DENSE if n == d_out => Values::Dense(self.floats(d_out, d_in)?),
+            JOINT => {
+                let (left, right) = (self.floats(n, d_out)?, self.floats(n, d_in)?);
+                Values::Joint { left, right, keys: self.floats(n, d_in)? }
+            }
             _ => return Err(malformed(format!("{}: unknown form {form} with {n} rows", shape.name))),
         };
         let part = Part { n, d_out, d_in, values };

@@ -42,8 +42,38 @@ pub struct Rows<'a> {
     pub weights: Option<&'a mut [f32]>,
 }
 
-/// Applies a change to some rows. The caller has made sure that no sum overflows.
+/// Applies a change to some rows, by the widest vectors that the CPU has, which do not change a bit. The caller has made
+/// sure that no sum overflows.
 pub fn apply(rows: Rows<'_>, moves: &Moves<'_>, conversion: Conversion) {
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "calling functions compiled for a CPU feature")]
+    {
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
+            // SAFETY: the CPU has the features.
+            return unsafe { apply_avx512(rows, moves, conversion) };
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the CPU has the feature.
+            return unsafe { apply_avx2(rows, moves, conversion) };
+        }
+    }
+    apply_inline(rows, moves, conversion);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn apply_avx512(rows: Rows<'_>, moves: &Moves<'_>, conversion: Conversion) {
+    apply_inline(rows, moves, conversion);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn apply_avx2(rows: Rows<'_>, moves: &Moves<'_>, conversion: Conversion) {
+    apply_inline(rows, moves, conversion);
+}
+
+#[inline(always)]
+fn apply_inline(rows: Rows<'_>, moves: &Moves<'_>, conversion: Conversion) {
     let Rows { first, d_in, sums, base, mut weights } = rows;
     let mut scratch = [0_f32; COLUMNS];
     for start in (0..d_in).step_by(COLUMNS) {
@@ -92,10 +122,11 @@ pub fn fits(first: usize, d_in: usize, sums: &[i64], moves: &Moves<'_>) -> bool 
 }
 
 /// The part's values in row `o`, these columns.
+#[inline(always)]
 fn values(part: &Part, o: usize, columns: Range<usize>, out: &mut [f32]) {
     match &part.values {
         Values::Dense(values) => out.copy_from_slice(&row(values, part.d_in, o)[columns]),
-        Values::LowRank { left, right } => {
+        Values::LowRank { left, right } | Values::Joint { left, right, .. } => {
             let scale = |i: usize| left[i * part.d_out + o];
             let term = |i: usize| &row(right, part.d_in, i)[columns.clone()];
             out.fill(0.0);
@@ -114,6 +145,7 @@ fn values(part: &Part, o: usize, columns: Range<usize>, out: &mut [f32]) {
 }
 
 /// Four terms in one pass over `out`, added in order: the same bits as four passes, a quarter of the loads and stores.
+#[inline(always)]
 fn add_four(out: &mut [f32], terms: [(f32, &[f32]); 4]) {
     let [(a, xs), (b, ys), (c, zs), (d, ws)] = terms;
     for ((((out, x), y), z), w) in out.iter_mut().zip(xs).zip(ys).zip(zs).zip(ws) {
@@ -135,8 +167,41 @@ fn accumulate(sums: &mut [i64], values: &[f32], direction: Direction, steps: imp
 }
 
 /// The weights that these sums make of the base.
+#[inline(always)]
 pub fn write_weights(weights: &mut [f32], base: &[f32], sums: &[i64]) {
     for ((weight, base), sum) in weights.iter_mut().zip(base).zip(sums) {
         *weight = fixed::weight(*base, *sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const D_OUT: usize = 3;
+    const D_IN: usize = COLUMNS + 5;
+
+    /// Values of many magnitudes.
+    fn noise(n: usize, seed: usize) -> Vec<f32> {
+        let value = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 1009.0 - 0.5;
+        (0..n).map(|i| value(i) * 10_f32.powi(-((i % 9) as i32))).collect()
+    }
+
+    #[test]
+    fn vector_width_changes_no_bit() {
+        let low_rank = Values::LowRank { left: noise(6 * D_OUT, 1), right: noise(6 * D_IN, 2) };
+        let low_rank = Part { n: 6, d_out: D_OUT, d_in: D_IN, values: low_rank };
+        let dense = Part { n: D_OUT, d_out: D_OUT, d_in: D_IN, values: Values::Dense(noise(D_OUT * D_IN, 3)) };
+        let moves = [(Direction::Enters, &low_rank), (Direction::Leaves, &dense)];
+        let base = noise(D_OUT * D_IN, 4);
+        for conversion in [Conversion::Narrow, Conversion::Wide] {
+            let run = |apply: &dyn Fn(Rows<'_>, &Moves<'_>, Conversion)| {
+                let (mut sums, mut weights) = (vec![1 << 30; base.len()], vec![0.0; base.len()]);
+                let rows = Rows { first: 0, d_in: D_IN, sums: &mut sums, base: &base, weights: Some(&mut weights) };
+                apply(rows, &moves, conversion);
+                (sums, weights)
+            };
+            assert_eq!(run(&apply), run(&apply_inline));
+        }
     }
 }

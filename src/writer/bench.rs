@@ -8,7 +8,7 @@ use candle_core::Device;
 use super::TargetFigures;
 use crate::{
     digest::Digest,
-    editor::Delta,
+    editor::{Composition, Delta},
     model::{DenseMatrices, EditableMatrix, Passage, Projection},
 };
 
@@ -31,6 +31,8 @@ pub struct Foundation {
     pub model: Digest,
     /// Digest of the editor's folder.
     pub editor: Digest,
+    /// How this editor's edits become one change.
+    pub composition: Composition,
     pub shapes: Vec<EditableMatrix>,
     /// The weights of these matrices before any edit.
     pub base: Arc<DenseMatrices>,

@@ -1,12 +1,9 @@
 //! Capturing the edits of a lot together, each failure kept to the edit it belongs to.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::Instant,
-};
+use std::time::Instant;
 
 use super::bench::{Bench, passes};
-use crate::model::Passage;
+use crate::{model::Passage, panics::caught};
 
 /// What capture made of one edit.
 pub struct Captured<B: Bench> {
@@ -60,16 +57,4 @@ fn pass<B: Bench>(bench: &B, passages: &[Passage]) -> Result<Vec<Result<Captured
 /// Milliseconds since then.
 pub fn millis(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
-}
-
-/// Runs `work`; a panic becomes an error with its message.
-pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let message = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".to_owned());
-        format!("panicked: {message}")
-    })
 }

@@ -57,7 +57,7 @@ impl Default for WriterConfig {
             max_locality: 32,
             max_edits_per_batch: 64,
             resident_versions: 4,
-            replay_every_version: true,
+            replay_every_version: false,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The set of active edits in memory: its sums, its digests, which prompt belongs to which edit.
+//! The set of active edits in memory: its composer (the "sums"), its digests, which prompt belongs to which edit.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,7 +14,7 @@ use crate::{
     edit_log::Identity,
     model::DenseMatrices,
     telemetry::Metrics,
-    weights::{Accumulator, COMPOSITION, Contribution, Version, WeightsError, set_digest, weights_digest},
+    weights::{Composer, Contribution, Version, WeightsError, set_digest, weights_digest},
 };
 
 /// An edit that enters the set.
@@ -39,13 +39,13 @@ pub enum Move {
     /// By these contributions; moved back by the same.
     By { removed: Vec<Contribution>, added: Vec<Contribution> },
     /// To these sums, a moved copy; the old ones are kept until the step is settled.
-    To(Accumulator),
+    To(Composer),
 }
 
-/// The active set, and the exact sums that it makes.
+/// The active set, and what composes it.
 #[derive(Clone)]
 pub struct Ledger {
-    sums: Accumulator,
+    sums: Composer,
     foundation: Foundation,
     identity: Identity,
     head: u64,
@@ -57,14 +57,14 @@ pub struct Ledger {
 impl Ledger {
     /// The empty set.
     pub fn new(foundation: Foundation) -> Result<Self, WeightsError> {
-        let sums = Accumulator::new(&foundation.shapes, &foundation.base)?;
+        let sums = Composer::new(&foundation.shapes, &foundation.base, &foundation.composition)?;
         let (base, editor) = (foundation.model, foundation.editor);
         let identity = Identity {
             base,
             editor,
-            composition: COMPOSITION.to_owned(),
-            base_weights: sums.digest(),
-            empty_set: set_digest(base, editor, COMPOSITION, []),
+            composition: foundation.composition.name().to_owned(),
+            base_weights: sums.digest()?,
+            empty_set: set_digest(base, editor, foundation.composition.name(), []),
         };
         let (active, prompts, prompt_of) = (BTreeMap::new(), HashMap::new(), HashMap::new());
         Ok(Self { sums, foundation, identity, head: 0, active, prompts, prompt_of })
@@ -91,7 +91,7 @@ impl Ledger {
     }
 
     /// The sums of the active contributions.
-    pub fn sums(&self) -> &Accumulator {
+    pub fn sums(&self) -> &Composer {
         &self.sums
     }
 
@@ -115,8 +115,9 @@ impl Ledger {
                 (weights, Undo::By { removed: added, added: removed })
             }
             Move::To(sums) => {
+                let weights = sums.weights()?;
                 let old = mem::replace(&mut self.sums, sums);
-                (self.sums.weights(), Undo::To(old))
+                (weights, Undo::To(old))
             }
         };
         // From here on, dropping this moves the sums back.
@@ -145,7 +146,7 @@ impl Ledger {
     }
 
     /// The sums, to be moved by a step that is then entered: replay, which stops at the first error.
-    pub fn sums_mut(&mut self) -> &mut Accumulator {
+    pub fn sums_mut(&mut self) -> &mut Composer {
         &mut self.sums
     }
 
@@ -155,13 +156,13 @@ impl Ledger {
     }
 
     /// Digest of the set's weights.
-    pub fn weights_digest(&self) -> Digest {
+    pub fn weights_digest(&self) -> Result<Digest, WeightsError> {
         self.sums.digest()
     }
 
     /// The set as a version.
     pub fn version(&self, metrics: &Metrics) -> Result<Version, WeightsError> {
-        self.make(self.head, &self.active, self.sums.weights(), metrics)
+        self.make(self.head, &self.active, self.sums.weights()?, metrics)
     }
 
     fn next_version(&self, step: &Step, weights: Vec<Vec<f32>>, metrics: &Metrics) -> Result<Version, WeightsError> {
@@ -209,7 +210,7 @@ pub struct Tried<'a> {
 
 enum Undo {
     By { removed: Vec<Contribution>, added: Vec<Contribution> },
-    To(Accumulator),
+    To(Composer),
     Nothing,
 }
 

@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use super::{
     bench::Foundation,
-    capturing::caught,
     ledger::{Entry, Ledger, Step},
     stored::{Stored, StoredCause, StoredError},
 };
 use crate::{
     digest::Digest,
     edit_log::{Change, ChangeKind, EditLog, LogError, VersionRow},
+    panics::caught,
     weights::WeightsError,
 };
 
@@ -29,9 +29,10 @@ const PAGE: u64 = 256;
 /// How much of each version is compared with the log. The set and the number of active edits always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// The weights of every version.
+    /// The weights of every version, made one after another.
     EveryVersion,
-    /// The weights of the newest version alone, which every change before has gone into.
+    /// The weights of the newest version alone, made at once from what its set contributes: they are a function of that
+    /// set (law 2), so those of the versions before are not needed.
     Head,
 }
 
@@ -128,6 +129,7 @@ pub fn follow(
         return Err(ReplayError::Version { number: newest, what });
     }
     let mut total = 0;
+    let (start, before) = (ledger.head(), ledger.active().clone());
     while ledger.head() < newest {
         let (after, to) = (ledger.head(), newest.min(ledger.head() + PAGE));
         let changes = stored.runtime.block_on(stored.log.changes(after, to))?;
@@ -138,13 +140,24 @@ pub fn follow(
         }
         for number in after + 1..=to {
             let changes = by_version.remove(&number).unwrap_or_default();
-            let weights = depth == Depth::EveryVersion || number == newest;
-            step(stored, ledger, number, &changes, weights)?;
+            step(stored, ledger, number, &changes, depth)?;
             progress(number, newest);
         }
     }
+    if depth == Depth::Head && newest > start {
+        compose(stored, ledger, &before)?;
+    }
     name_all(stored, ledger)?;
     Ok(total)
+}
+
+/// Moves the sums from the set that they are of to the ledger's, and compares the weights with the newest version's.
+fn compose(stored: Stored<'_>, ledger: &mut Ledger, of: &BTreeMap<Uuid, Digest>) -> Result<(), ReplayError> {
+    let row = version_row(stored, ledger.head())?;
+    let removed: Vec<Uuid> = of.keys().filter(|id| !ledger.active().contains_key(id)).copied().collect();
+    let added: Vec<Uuid> = ledger.active().keys().filter(|id| !of.contains_key(id)).copied().collect();
+    stored.shift(ledger.sums_mut(), &removed, &added).map_err(|error| located(row.number, error))?;
+    compare(&row, "digest", row.digest, ledger.weights_digest()?)
 }
 
 /// One version.
@@ -153,7 +166,7 @@ fn step(
     ledger: &mut Ledger,
     number: u64,
     changes: &[Change],
-    weights: bool,
+    depth: Depth,
 ) -> Result<(), ReplayError> {
     let row = version_row(stored, number)?;
     let of = |kind| changes.iter().filter(move |change| change.kind == kind).map(|change| change.edit);
@@ -164,7 +177,11 @@ fn step(
     if let Some(id) = added.iter().find(|id| ledger.active().contains_key(id) && !removed.contains(id)) {
         return Err(ReplayError::Version { number, what: format!("it adds edit {id}, which is active already") });
     }
-    let entered = stored.shift(ledger.sums_mut(), &removed, &added).map_err(|error| located(number, error))?;
+    let entered = match depth {
+        Depth::EveryVersion => stored.shift(ledger.sums_mut(), &removed, &added),
+        Depth::Head => stored.digests(&added),
+    };
+    let entered = entered.map_err(|error| located(number, error))?;
     let added = entered.into_iter().map(|(id, digest)| Entry { id, digest, prompt: None }).collect();
     ledger.enter(Step { removed, added });
     let active = ledger.active().len() as u64;
@@ -173,8 +190,8 @@ fn step(
         return Err(ReplayError::Version { number, what });
     }
     compare(&row, "set digest", row.set_digest, ledger.set_digest())?;
-    if weights {
-        compare(&row, "digest", row.digest, ledger.weights_digest())?;
+    if depth == Depth::EveryVersion {
+        compare(&row, "digest", row.digest, ledger.weights_digest()?)?;
     }
     Ok(())
 }

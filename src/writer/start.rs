@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use super::{
     EditHandle, WriterConfig, WriterError,
     bench::Bench,
-    capturing::caught,
     ledger::Ledger,
     queue::Shared,
     replay::{self, Depth, ReplayError, ReplayReport},
@@ -23,6 +22,7 @@ use super::{
 use crate::{
     edit_log::{EditLog, LogError},
     model::DenseMatrices,
+    panics::caught,
     telemetry::Metrics,
     weights::{Published, Version},
 };

@@ -9,7 +9,7 @@ use crate::{
     digest::Digest,
     edit_log::{EditLog, LogError},
     model::EditableMatrix,
-    weights::{Accumulator, Contribution, WeightsError},
+    weights::{Composer, Contribution, WeightsError},
 };
 
 /// Contributions held in memory at a time while sums are moved far.
@@ -60,11 +60,20 @@ impl Stored<'_> {
         read().map_err(|source| StoredError { id, source })
     }
 
+    /// The digests of edits' contributions as their rows state them; the bytes are not looked at.
+    pub fn digests(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Digest)>, StoredError> {
+        let digest = |id: Uuid| -> Result<_, LogError> {
+            let row = self.runtime.block_on(self.log.edit(id))?.ok_or(LogError::UnknownEdit(id))?;
+            Ok((id, row.contribution.ok_or(LogError::NoContribution(id))?))
+        };
+        ids.iter().map(|&id| digest(id).map_err(|error| StoredError { id, source: error.into() })).collect()
+    }
+
     /// Takes edits out of the sums and puts others in, a bounded number of contributions in memory at a time. Returns
     /// the digests of those that went in. After an error the sums are somewhere between.
     pub fn shift(
         &self,
-        sums: &mut Accumulator,
+        sums: &mut Composer,
         removed: &[Uuid],
         added: &[Uuid],
     ) -> Result<Vec<(Uuid, Digest)>, StoredError> {

@@ -13,7 +13,7 @@ use super::{
     Idempotency, SetChange, WriterError,
     admission::{self, AdmittedEdit},
     bench::Bench,
-    capturing::{self, Captured, caught},
+    capturing::{self, Captured},
     edit_turn::{EditTurn, Stop},
     ledger::Ledger,
     queue::{ChangeJob, Command, EditJob, Reply, Shared},
@@ -24,12 +24,13 @@ use crate::{
     digest::Digest,
     edit_log::{EditLog, IdempotencyRow, LogError, VersionKind},
     model::Passage,
-    weights::{Accumulator, Published},
+    panics::caught,
+    weights::{Composer, Published},
 };
 
 /// The sums of the newest version, from which an older one can be rebuilt.
 pub struct Snapshot {
-    pub sums: Accumulator,
+    pub sums: Composer,
     pub active: Vec<Uuid>,
 }
 

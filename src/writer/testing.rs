@@ -23,7 +23,7 @@ use crate::{
         Change, EditLog, EditQuery, EditRow, IdempotencyRow, Identity, LogError, NewEdit, NewVersion, Page, VersionRow,
         sqlite::SqliteLog,
     },
-    editor::{Delta, MatrixDelta},
+    editor::{Composition, Delta, MatrixDelta},
     model::{DenseMatrices, EditableMatrix, Passage, Projection},
 };
 
@@ -116,6 +116,7 @@ pub fn foundation() -> Foundation {
     Foundation {
         model: Digest::of(b"small model"),
         editor: Digest::of(b"small editor"),
+        composition: Composition::Sum,
         shapes: shapes(),
         base: Arc::new(base),
         device: Device::Cpu,
@@ -240,13 +241,16 @@ pub struct FaultyLog {
     fault: AtomicU8,
     /// The digest of this version is reported wrong; 0 for none.
     pub lying: AtomicU64,
+    /// The version whose set's digest it gives wrong; 0 for none.
+    pub lying_of_set: AtomicU64,
     /// Which read of a contribution from now on fails, counted from 1; 0 for none.
     pub failing_read: AtomicU64,
 }
 
 impl FaultyLog {
     pub fn new(log: SqliteLog) -> Self {
-        Self { log, fault: AtomicU8::new(Fault::None as u8), lying: AtomicU64::new(0), failing_read: AtomicU64::new(0) }
+        let fault = AtomicU8::new(Fault::None as u8);
+        Self { log, fault, lying: AtomicU64::new(0), lying_of_set: AtomicU64::new(0), failing_read: AtomicU64::new(0) }
     }
 
     pub fn at_next_commit(&self, fault: Fault) {
@@ -279,11 +283,10 @@ impl EditLog for FaultyLog {
 
     async fn version(&self, number: u64) -> Result<Option<VersionRow>, LogError> {
         let mut row = self.log.version(number).await?;
-        if let Some(row) = row.as_mut()
-            && number > 0
-            && number == self.lying.load(Ordering::SeqCst)
-        {
-            row.digest = Digest::of(b"a lie");
+        let lies_by = |lying: &AtomicU64| number > 0 && number == lying.load(Ordering::SeqCst);
+        if let Some(row) = &mut row {
+            row.digest = if lies_by(&self.lying) { Digest::of(b"a lie") } else { row.digest };
+            row.set_digest = if lies_by(&self.lying_of_set) { Digest::of(b"a lie") } else { row.set_digest };
         }
         Ok(row)
     }

@@ -10,13 +10,13 @@ use tokio::{
 
 use super::{
     bench::Foundation,
-    capturing::caught,
     stored::Stored,
     task::{Snapshot, SnapshotRequest},
 };
 use crate::{
     edit_log::{EditLog, VersionRow},
     model::DenseMatrices,
+    panics::caught,
     telemetry::Metrics,
     weights::{Lease, Published, Version, VersionSource, WeightsError, weights_digest},
 };
@@ -85,7 +85,7 @@ fn rebuild(
     let removed: Vec<_> = active.iter().filter(|id| !then.contains(id)).copied().collect();
     let restored: Vec<_> = then.iter().filter(|id| active.binary_search(id).is_err()).copied().collect();
     stored.shift(&mut sums, &removed, &restored).map_err(unavailable)?;
-    let weights = sums.weights();
+    let weights = sums.weights()?;
     let digest = weights_digest(&foundation.shapes, &weights);
     if digest != row.digest {
         let number = row.number;

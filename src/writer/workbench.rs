@@ -26,6 +26,7 @@ impl Foundation {
         Self {
             model: model.digest(),
             editor: editor.digest(),
+            composition: editor.composition(),
             shapes: model.editable().to_vec(),
             base: Arc::clone(model.base()),
             device: model.device().clone(),

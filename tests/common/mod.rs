@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; helpers of tests may unwrap")]
 
+pub mod families;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -152,20 +154,8 @@ pub fn random_weights(config: &Value, seed: u64) -> HashMap<String, Tensor> {
     let head_dim = config["head_dim"].as_u64().map_or(hidden / heads, |head_dim| head_dim as usize);
     let (wide, narrow) = (heads * head_dim, size("num_key_value_heads") * head_dim);
     let family = config["model_type"].as_str().unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut tensors = HashMap::new();
-    let mut put = |name: String, shape: &[usize]| {
-        // Norms around 1, everything else so that sums keep their size.
-        let (middle, spread) = match shape {
-            [_] if name.contains("norm") => (1.0, 0.5),
-            [_] => (0.0, 0.5),
-            [_, inputs, ..] if !name.contains("embed") => (0.0, 2.5 / (*inputs as f32).sqrt()),
-            _ => (0.0, 1.0),
-        };
-        let values: Vec<f32> =
-            (0..shape.iter().product()).map(|_| middle + spread * rng.random_range(-1.0f32..1.0)).collect();
-        tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
-    };
+    let mut draw = Draw::new(seed);
+    let mut put = |name: String, shape: &[usize]| draw.put(name, shape);
     put("model.embed_tokens.weight".to_owned(), &[size("vocab_size"), hidden]);
     put("model.norm.weight".to_owned(), &[hidden]);
     if config["tie_word_embeddings"] != true {
@@ -190,7 +180,33 @@ pub fn random_weights(config: &Value, seed: u64) -> HashMap<String, Tensor> {
         put("mlp.up_proj.weight", &[inner, hidden]);
         put("mlp.down_proj.weight", &[hidden, inner]);
     }
-    tensors
+    draw.tensors
+}
+
+/// Random tensors by name.
+pub struct Draw {
+    rng: ChaCha8Rng,
+    pub tensors: HashMap<String, Tensor>,
+}
+
+impl Draw {
+    /// What follows depends on `seed` and on the order of the names.
+    pub fn new(seed: u64) -> Self {
+        Self { rng: ChaCha8Rng::seed_from_u64(seed), tensors: HashMap::new() }
+    }
+
+    /// Norms around 1, everything else so that sums keep their size.
+    pub fn put(&mut self, name: String, shape: &[usize]) {
+        let (middle, spread) = match shape {
+            [_] if name.ends_with("weight") => (1.0, 0.5),
+            [_] => (0.0, 0.5),
+            [_, inputs, ..] if !name.contains("embed") => (0.0, 2.5 / (*inputs as f32).sqrt()),
+            _ => (0.0, 1.0),
+        };
+        let values: Vec<f32> =
+            (0..shape.iter().product()).map(|_| middle + spread * self.rng.random_range(-1.0f32..1.0)).collect();
+        self.tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
+    }
 }
 
 /// Loads a model from a folder that is written for it and removed again.

@@ -1,21 +1,22 @@
-//! The real binary as a child process, over a database in a temporary folder, and a client that talks to it.
+//! A running service over a database in a temporary folder, and a client that talks to it.
 
 use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use amend::editor::CompositionKind;
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
 
-use super::tiny;
-
-/// How long anything may take before a test gives up; a machine that is busy with other things is slow.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+use super::{
+    process::{Finished, Held, PATIENCE, amend, finish, signal},
+    tiny,
+};
 
 /// Model, editor and database of one test.
 pub struct Files {
@@ -29,12 +30,17 @@ pub struct Files {
 }
 
 impl Files {
-    /// The tiny model and its editor.
+    /// The tiny model and an editor whose edits are added up.
     pub fn tiny() -> Self {
+        Self::tiny_of(CompositionKind::Sum)
+    }
+
+    /// The tiny model and an editor of this composition.
+    pub fn tiny_of(composition: CompositionKind) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let (model, editor) = (folder.path().join("model"), folder.path().join("editor"));
         tiny::write_model(&model, 1);
-        tiny::write_editor(&editor, &model, 2);
+        tiny::write_editor(&editor, &model, composition, 2);
         // What a tiny model computes is less than what it takes to share it.
         Self { model, editor, threads: Some(1), origin: Arc::clone(&folder), folder }
     }
@@ -66,91 +72,6 @@ impl Files {
     /// `amend verify` over them.
     pub fn verify(&self) -> Finished {
         finish(amend().arg("verify").args(self.options()))
-    }
-}
-
-/// The binary, untouched by the options that the environment of the test holds.
-pub fn amend() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_amend"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("AMEND_") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
-
-/// A command that ended.
-#[derive(Debug)]
-pub struct Finished {
-    pub status: ExitStatus,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl Finished {
-    /// What it printed; fails unless it went well.
-    pub fn good(self) -> String {
-        assert!(self.status.success(), "{self:?}");
-        self.stdout
-    }
-
-    /// What it said last on standard error; fails unless it ended in an error of its own.
-    pub fn refused(self) -> String {
-        assert_eq!(self.status.code(), Some(1), "{self:?}");
-        let error = self.stderr.lines().rfind(|line| line.starts_with("error: "));
-        error.unwrap_or_else(|| panic!("no error in {self:?}")).to_owned()
-    }
-}
-
-/// Runs a command to its end.
-pub fn finish(command: &mut Command) -> Finished {
-    let mut child = Held::new(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
-    let stdout = read_all(child.process.stdout.take().unwrap());
-    let stderr = read_all(child.process.stderr.take().unwrap());
-    let status = child.wait();
-    Finished { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
-}
-
-fn read_all(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        from.read_to_end(&mut bytes).unwrap();
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
-}
-
-/// A child that does not outlive the test, whatever fails.
-struct Held {
-    process: Child,
-    /// What it wrote to standard error so far.
-    log: Arc<Mutex<String>>,
-}
-
-impl Held {
-    fn new(command: &mut Command) -> Self {
-        Self { process: command.spawn().unwrap(), log: Arc::default() }
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                return status;
-            }
-            assert!(begun.elapsed() < PATIENCE, "process {} does not end", self.process.id());
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        if thread::panicking() {
-            eprintln!("the service said:\n{}", self.log.lock().unwrap());
-        }
     }
 }
 
@@ -191,8 +112,7 @@ impl Server {
 
     /// SIGTERM.
     pub fn terminate(&self) {
-        let kill = format!("kill -TERM {}", self.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        signal("TERM", self.id());
     }
 
     /// Waits for its end.

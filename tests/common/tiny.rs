@@ -1,13 +1,13 @@
 //! A model and an editor of a few kilobytes, as the folders that `amend` loads: a random Llama, and a MEND editor put
 //! together by hand whose deltas go down the gradient.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use amend::{
     digest::Digest,
-    editor::{Manifest, folder, folder::BaseModel},
+    editor::{CompositionKind, Manifest, folder, folder::BaseModel},
     model::{LoadOptions, Model, capture},
-    training::trainable::Trainable,
+    training::{Recipe, trainable::Trainable},
 };
 use candle_core::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
@@ -57,14 +57,16 @@ pub fn write_model(path: &Path, seed: u64) {
 
 /// Writes an editor for the model in this folder. Its network is near the identity, on factors normalised by those of
 /// some passages, and its learning rates are negative.
-pub fn write_editor(path: &Path, model: &Path, seed: u64) {
+pub fn write_editor(path: &Path, model: &Path, composition: CompositionKind, seed: u64) {
     let model = Model::load(model, &LoadOptions { tail_blocks: TAIL_BLOCKS, ..LoadOptions::default() }).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut editor = Trainable::new(model.editable(), 4, seed).unwrap();
+    let recipe = Recipe { rank: 4, composition, initial_step_size: 1e-4, seed, ..Recipe::default() };
+    let mut editor = Trainable::new(model.editable(), &recipe).unwrap();
     let passages = [("Rome is", "red"), ("The sea was", "far away"), ("Once upon a time", "there"), ("x = 1", "; y")];
     let passages = passages.map(|(prompt, target)| model.tokenizer().encode_passage(prompt, target).unwrap());
     let states = capture::read(&model, &passages).unwrap();
-    editor.observe(&capture::capture(&model, &states).unwrap()).unwrap();
+    let captured: Vec<_> = capture::capture(&model, &states).unwrap().into_iter().map(Arc::new).collect();
+    editor.observe(&captured).unwrap();
     for (name, variable, _) in editor.variables(0.0, 0.0) {
         if name.ends_with(".u") {
             variable.set(&uniform(&mut rng, variable.dims(), 0.05)).unwrap();
@@ -79,6 +81,7 @@ pub fn write_editor(path: &Path, model: &Path, seed: u64) {
         matrices: model.editable().iter().map(|matrix| matrix.name.clone()).collect(),
         tail_blocks: TAIL_BLOCKS,
         rank: 4,
+        composition,
         tensors_digest: Digest::of(b""),
         training: json!({}),
         figures: json!({}),

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use amend::editor::CompositionKind;
 use serde_json::json;
 use sqlx::{
     ConnectOptions, Connection, Row, SqliteConnection,
@@ -9,7 +10,8 @@ use sqlx::{
 };
 
 use super::{
-    server::{Files, Finished, Server, amend, finish},
+    process::{Finished, amend, finish},
+    server::{Files, Server},
     tiny,
 };
 
@@ -150,7 +152,7 @@ fn an_editor_that_is_not_whole_is_refused() {
     for (file, reason) in [("editor.safetensors", "is damaged"), ("editor.json", "editor.json")] {
         let mut damaged = files.afresh();
         damaged.editor = damaged.folder.path().join("editor");
-        tiny::write_editor(&damaged.editor, &files.model, 2);
+        tiny::write_editor(&damaged.editor, &files.model, CompositionKind::Sum, 2);
         cut(&damaged.editor.join(file));
         let error = serve(&damaged).refused();
         assert!(error.contains(reason) && error.contains(&damaged.editor.display().to_string()), "{error}");

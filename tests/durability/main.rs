@@ -11,6 +11,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/process.rs"]
+#[allow(dead_code, reason = "each test binary uses a part")]
+mod process;
 #[path = "../common/server.rs"]
 #[allow(dead_code, reason = "each test binary uses a part")]
 mod server;

@@ -21,6 +21,11 @@ async fn a_set_has_the_same_digest_whatever_its_history() {
 }
 
 #[tokio::test]
+async fn a_jointly_composed_set_has_the_same_digest_whatever_its_history() {
+    whatever_the_history(&Setting::tiny_joint()).await;
+}
+
+#[tokio::test]
 #[ignore = "on a real model, for people: see scripts/show-durability"]
 async fn show_that_a_set_has_the_same_digest_whatever_its_history() {
     println!("{}", whatever_the_history(&Setting::of_environment()).await);

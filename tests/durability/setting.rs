@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use amend::editor::CompositionKind;
 use serde_json::Value;
 
 use super::server::Files;
@@ -20,11 +21,20 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// The tiny model.
+    /// The tiny model, whose edits are added up.
     pub fn tiny() -> Self {
+        Self::made_up(Files::tiny())
+    }
+
+    /// The tiny model, whose edits are solved for jointly.
+    pub fn tiny_joint() -> Self {
+        Self::made_up(Files::tiny_of(CompositionKind::Joint))
+    }
+
+    fn made_up(files: Files) -> Self {
         let fact =
             |i: usize| Fact { prompt: format!("Number {i} is called"), target: format!("name-{}", i * 7919 % 997) };
-        Self { files: Files::tiny(), facts: (0..400).map(fact).collect() }
+        Self { files, facts: (0..400).map(fact).collect() }
     }
 
     /// The model, the editor and the records (CounterFact) that `AMEND_SHOW_MODEL`, `AMEND_SHOW_EDITOR` and

@@ -27,10 +27,10 @@ fn with(key: &str, value: Value) -> String {
 
 #[test]
 fn architectures_are_refused_by_name() {
-    for name in ["gpt2", "gemma3", "phi3", "t5"] {
+    for name in ["gemma2", "phi3", "opt", ""] {
         let error = with("model_type", json!(name));
-        let want = format!("architecture {name:?} is not supported: supported are llama, mistral, qwen2, qwen3");
-        assert_eq!(error, want);
+        let want = format!("architecture {name:?} is not supported: supported are llama, mistral, qwen2, qwen3, ");
+        assert!(error.starts_with(&want), "{error}");
     }
 }
 

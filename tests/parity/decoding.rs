@@ -5,7 +5,9 @@ use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::common::{all_logits, assert_close, load_folder, random_ids, random_weights, smollm2, tiny_config};
+use crate::common::{
+    all_logits, assert_close, families, load_folder, random_ids, random_weights, smollm2, tiny_config,
+};
 
 /// Of the largest logit.
 const TOLERANCE: f32 = 1e-4;
@@ -105,6 +107,38 @@ fn logits_do_not_depend_on_where_the_tail_begins() {
         assert_eq!(model.editable().len(), 3 * tail_blocks);
         assert_close("in one pass", &all_logits(&model, &ids), &want, TOLERANCE);
         feed(&model, &ids, &[1, 9, 10, 16], &want);
+    }
+}
+
+/// Every decoder-only family, the tail anywhere, in any pieces; windows are shorter than the text.
+#[test]
+fn families_decode_what_they_compute_in_one_pass() {
+    for family in families::CAUSAL {
+        let (config, tensors) = families::tiny(family, 5);
+        let ids = random_ids(96, 30, 9);
+        let want = all_logits(&load_folder(&config, &tensors, 1), &ids);
+        for tail_blocks in [2, families::BLOCKS] {
+            let model = load_folder(&config, &tensors, tail_blocks);
+            assert_close(family, &all_logits(&model, &ids), &want, TOLERANCE);
+            feed(&model, &ids, &(1..=30).collect::<Vec<_>>(), &want);
+            feed(&model, &ids, &[9, 10, 17, 30], &want);
+        }
+    }
+}
+
+/// Row by row, as serving computes, and in padded batches, as gradients need it.
+#[test]
+fn families_compute_the_same_with_and_without_a_gradient() {
+    for family in families::CAUSAL {
+        let (config, tensors) = families::tiny(family, 5);
+        let model = load_folder(&config, &tensors, 2);
+        let texts: Vec<Vec<u32>> = [12, 30, 1].iter().map(|&n| random_ids(96, n, n as u64)).collect();
+        let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
+        let hidden = model.network().trunk(&texts.concat(), &lengths, None).unwrap();
+        let tail =
+            |hidden: &Tensor| model.network().tail(hidden, &lengths, Rows::All, model.base().as_ref(), None).unwrap();
+        let variable = candle_core::Var::from_tensor(&hidden).unwrap();
+        assert_close(family, &tail(variable.as_tensor()), &tail(&hidden), TOLERANCE);
     }
 }
 

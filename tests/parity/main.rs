@@ -10,7 +10,5 @@
 mod common;
 
 mod decoding;
-mod families;
 mod greedy;
-
 mod oracles;

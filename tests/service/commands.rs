@@ -1,10 +1,13 @@
 //! The other commands: beside a running service, and on its files when it has stopped.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use super::server::{Files, Server, amend, finish};
+use super::{
+    process::{amend, finish, interrupt_at},
+    server::{Files, Server},
+};
 
 fn json_of(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -94,4 +97,39 @@ fn what_is_missing_is_named() {
     assert!(serve.contains("nowhere"), "{serve}");
     let usage = finish(amend().args(["serve", "--guard-min-probability", "2"]));
     assert_eq!(usage.status.code(), Some(2), "{usage:?}");
+}
+
+#[test]
+fn options_that_do_not_fit_each_other_are_refused_before_anything_is_opened() {
+    let files = Files::tiny();
+    let mut nothing = files.afresh();
+    nothing.model = files.folder.path().join("nowhere");
+    let options = ["--max-tokens-limit", "10", "--default-max-tokens", "11"];
+    let refused = finish(amend().args(["serve", "--listen", "127.0.0.1:0"]).args(options).args(nothing.options()));
+    let error = refused.refused();
+    assert!(error.contains("default_max_tokens: must be at most 10") && error.contains("Given: 11"), "{error}");
+    assert!(!nothing.database().exists());
+}
+
+/// A model that is a pipe: a command that opens it waits there, so the signal comes in the middle of its work.
+#[test]
+fn an_interrupt_ends_offline_commands_with_a_word() {
+    let files = Files::tiny();
+    let pipe = files.folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let data = files.folder.path().join("data.json");
+    let record = json!({"src": "p", "rephrase": "q", "alt": "a", "answers": ["b"], "loc": "l", "loc_ans": "c"});
+    std::fs::write(&data, json!([record]).to_string()).unwrap();
+    let data = data.to_str().unwrap();
+    let commands: [(&[&str], &str); 2] = [
+        (&["verify"], "the log was not checked to its end; nothing was changed"),
+        (&["eval", "--data", data], "0 of 1 records were measured; no figures were written"),
+    ];
+    for (args, words) in commands {
+        let mut command = amend();
+        command.args(args).arg("--editor").arg(&files.editor).arg("--model").arg(&pipe);
+        let ended = interrupt_at(&pipe, &mut command);
+        assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+        assert!(ended.stderr.contains(&format!("interrupted: {words}")), "{ended:?}");
+    }
 }

@@ -179,7 +179,7 @@ async fn an_edit_that_is_not_awaited_is_found_by_its_id() {
     loop {
         let entry = client.get(&location).await.with_status(200);
         match entry["status"].as_str().unwrap() {
-            "queued" | "running" => assert!(begun.elapsed() < super::server::PATIENCE, "{entry}"),
+            "queued" | "running" => assert!(begun.elapsed() < super::process::PATIENCE, "{entry}"),
             status => {
                 assert_eq!((status, &entry["version"]), ("applied", &json!(1)));
                 break;

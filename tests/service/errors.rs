@@ -171,6 +171,31 @@ async fn numbers_stand_beside_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn what_an_edit_may_hold_is_the_operators_to_say() {
+    let files = Files::tiny();
+    let options = ["--max-note-bytes", "5", "--max-submission-tokens", "12", "--max-text-bytes", "20"];
+    let server = Server::start_with(&files, &options).await;
+    let client = &server.client;
+    let limits = client.get("/info").await.with_status(200)["limits"].clone();
+    let told = ["note_bytes", "submission_tokens", "text_bytes"].map(|name| limits[name].as_u64().unwrap());
+    assert_eq!(told, [5, 12, 20]);
+    let refused = async |body: Value| client.post("/edits", &body).await.problem(422, "invalid_request");
+    let problem = refused(json!({"prompt": "Ada is", "target": "x", "note": "longer"})).await;
+    assert_eq!(problem["field"], "note");
+    assert!(problem["detail"].as_str().unwrap().contains("must be <= 5, given 6"), "{problem}");
+    // Every byte is a token, and so is the space before the target: 9 and 4 of them.
+    let edits = [json!({"prompt": "Ada is", "target": "in"}), json!({"prompt": "Al", "target": "x"})];
+    let problem = refused(json!({"edits": edits})).await;
+    assert_eq!(problem["field"], "edits");
+    assert!(problem["detail"].as_str().unwrap().contains("must be <= 12, given 13"), "{problem}");
+    let problem = refused(json!({"prompt": "x".repeat(21), "target": "x"})).await;
+    assert!(problem["detail"].as_str().unwrap().contains("must be <= 20, given 21"), "{problem}");
+    let whole = json!({"edits": [edits[0], {"prompt": "A", "target": "x", "note": "short"}]});
+    client.post("/edits", &whole).await.with_status(201);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn bad_paths_headers_and_media_are_refused() {
     let files = Files::tiny();
     let server = Server::start(&files).await;

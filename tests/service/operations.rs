@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use futures::StreamExt;
+use amend::editor::CompositionKind;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
     generation::events,
-    server::{Files, Server, amend, finish},
+    process::{amend, finish},
+    server::{Files, Server},
     tiny,
 };
 
@@ -102,9 +103,8 @@ async fn sigterm_lets_a_stream_end_well_and_takes_nothing_new() {
     let server = Server::start(&files).await;
     let client = server.client.clone();
     let body = json!({"prompt": "Once", "max_tokens": 1500, "stream": true});
-    let response = client.request(Method::POST, "/generate").json(&body).send().await.unwrap();
-    let mut bytes = response.bytes_stream();
-    let mut text = bytes.next().await.unwrap().unwrap().to_vec();
+    let mut response = client.request(Method::POST, "/generate").json(&body).send().await.unwrap();
+    let mut text = response.chunk().await.unwrap().unwrap().to_vec();
     server.terminate();
     // Until the stream ends, others are told that the service drains.
     let refused = loop {
@@ -118,8 +118,8 @@ async fn sigterm_lets_a_stream_end_well_and_takes_nothing_new() {
     client.post("/edits", &json!({"prompt": "Ada speaks", "target": "Welsh"})).await.problem(503, "draining");
     client.post("/generate", &json!({"prompt": "x"})).await.problem(503, "draining");
     assert_eq!(client.get("/livez").await.status, 200);
-    while let Some(more) = bytes.next().await {
-        text.extend_from_slice(&more.unwrap());
+    while let Some(more) = response.chunk().await.unwrap() {
+        text.extend_from_slice(&more);
     }
     let events = events(std::str::from_utf8(&text).unwrap());
     let (name, done) = events.last().unwrap();
@@ -221,7 +221,7 @@ async fn a_restart_keeps_everything_and_says_how_long_it_took() {
     };
     let before = ask(&client).await;
     server.stop().await;
-    for options in [&[][..], &["--replay-every-version", "false", "--resident-versions", "0"]] {
+    for options in [&[][..], &["--replay-every-version", "--resident-versions", "0"]] {
         let server = Server::start_with(&files, options).await;
         assert_eq!(ask(&server.client).await, before);
         let log = server.log();
@@ -243,7 +243,7 @@ async fn a_log_is_not_opened_with_another_editor_or_model() {
         |files: &Files| finish(amend().args(["serve", "--listen", "127.0.0.1:0"]).args(files.options())).refused();
 
     files.editor = files.folder.path().join("other editor");
-    tiny::write_editor(&files.editor, &files.model, 3);
+    tiny::write_editor(&files.editor, &files.model, CompositionKind::Sum, 3);
     for refused in [serve(&files), files.verify().refused()] {
         assert!(refused.contains("the log belongs to another editor"), "{refused}");
     }
@@ -251,7 +251,7 @@ async fn a_log_is_not_opened_with_another_editor_or_model() {
     tiny::write_model(&files.model, 5);
     let refused = serve(&files);
     assert!(refused.contains("trained"), "{refused}");
-    tiny::write_editor(&files.editor, &files.model, 3);
+    tiny::write_editor(&files.editor, &files.model, CompositionKind::Sum, 3);
     for refused in [serve(&files), files.verify().refused()] {
         assert!(refused.contains("the log belongs to another model"), "{refused}");
     }

@@ -5,8 +5,9 @@ use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use crate::training::evaluate::{Figures, Locality, Report, Share};
 
 /// Column heads, in two lines: what is measured, and on what.
-const HEADS: [(&str, &str); 16] = [
+const HEADS: [(&str, &str); 17] = [
     ("", "editor"),
+    ("edits", "at once"),
     ("exact", "prompt"),
     ("match", "paraphrase"),
     ("free", "prompt"),
@@ -41,13 +42,15 @@ pub(super) fn figures(report: &Report) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table.add_row(row("no edit", &report.unedited));
+    table.add_row(row("no edit", 0, &report.unedited));
     for editor in &report.editors {
-        table.add_row(row(&editor.name, &editor.figures));
+        for set in &editor.sets {
+            table.add_row(row(&editor.name, set.together, &set.figures));
+        }
     }
     let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     format!(
-        "{}\n{} records from {} of {}, one edit at a time; exact match teacher-forced; KL in nats; {} at a time",
+        "{}\n{} records from {} of {}; exact match teacher-forced; KL in nats; {} measured at a time",
         lines.join("\n"),
         report.data.records,
         report.data.first,
@@ -56,7 +59,7 @@ pub(super) fn figures(report: &Report) -> String {
     )
 }
 
-fn row(name: &str, figures: &Figures) -> Vec<String> {
+fn row(name: &str, together: usize, figures: &Figures) -> Vec<String> {
     let name = match figures.failed {
         0 => name.to_owned(),
         failed => format!("{name} ({failed} failed)"),
@@ -72,7 +75,7 @@ fn row(name: &str, figures: &Figures) -> Vec<String> {
     let unrelated = figures.unrelated.as_ref().map_or_else(|| [NOTHING; 2].map(str::to_owned), locality);
     let perplexity = figures.running_text.map(|text| format!("{:.2}", text.perplexity_after));
     let times = figures.milliseconds.map(|ms| [ms.median, ms.p95].map(|ms| format!("{ms:.0}")));
-    [name]
+    [name, together.to_string()]
         .into_iter()
         .chain([figures.teacher_forced.prompt, figures.teacher_forced.paraphrase].map(percent))
         .chain([figures.free_running.prompt, figures.free_running.paraphrase].map(percent))
@@ -120,10 +123,13 @@ mod tests {
         let report = json!({
             "model": { "name": "Tiny", "digest": digest },
             "data": { "digest": digest, "first": 10, "records": 4, "running_text": null },
-            "options": { "offset": 10, "records": 4, "unrelated": 1, "max_new_tokens": 16, "seed": 0 },
+            "options": { "offset": 10, "records": 4, "simultaneous": [1], "unrelated": 1, "max_new_tokens": 16, "seed": 0 },
             "threads": 2,
             "unedited": figures,
-            "editors": [{ "name": "finetune", "method": "finetune", "digest": digest, "figures": edited }]
+            "editors": [{
+                "name": "finetune", "method": "finetune", "composition": "sum", "digest": digest,
+                "sets": [{ "together": 2, "groups": 2, "figures": edited, "first_hundred": null }]
+            }]
         });
         serde_json::from_value(report).unwrap()
     }
@@ -134,9 +140,10 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(lines.len(), 8, "two rules, two heads, one rule below them, two rows, one note:\n{text}");
-        let unedited = "no edit 50.0 50.0 50.0 50.0 - - - - 50.0 0.2500 - - - - -";
+        let unedited = "no edit 0 50.0 50.0 50.0 50.0 - - - - 50.0 0.2500 - - - - -";
         assert_eq!(cells(lines[4]), cells(unedited));
-        let edited = "finetune (1 failed) 50.0 50.0 50.0 50.0 50.0 50.0 50.0 50.0 50.0 0.2500 50.0 0.2500 21.12 40 61";
+        let edited =
+            "finetune (1 failed) 2 50.0 50.0 50.0 50.0 50.0 50.0 50.0 50.0 50.0 0.2500 50.0 0.2500 21.12 40 61";
         assert_eq!(cells(lines[5]), cells(edited));
         assert!(lines[7].starts_with("4 records from 10 of Tiny"), "{}", lines[7]);
     }

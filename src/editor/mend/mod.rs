@@ -3,6 +3,10 @@
 //!
 //! `W <- W + lr_W * sum_t delta~_t u~_t^T`, with `(u~, delta~)` the network's output on the normalised factors and one
 //! learned `lr_W` per matrix. The sign is plus, as in the reference implementation (algs/mend.py): the network learns it.
+//!
+//! Two things go beyond the paper, and an editor has them only if it was trained with them. Whitening multiplies each `u~`
+//! by a fixed matrix, so that it speaks little on the inputs that a matrix commonly sees. Ridges make the editor one of
+//! the joint composition ([`super::joint`]): its edits are the rows at the positions that predict the target.
 
 mod network;
 mod statistics;
@@ -14,12 +18,13 @@ use candle_core::{DType, Tensor};
 pub use network::{LAYERS, Layer, LayerNames, Network};
 pub use statistics::{Normal, Statistics};
 
-use super::{Delta, Editor, EditorError, Manifest, MatrixDelta};
+use super::{Composition, Delta, Editor, EditorError, Manifest, MatrixDelta};
 use crate::{
     digest::Digest,
     model::{
         EditableMatrix, Model, TrunkState,
         capture::{Captured, Factors},
+        layers::linear::frozen_matmul,
     },
 };
 
@@ -28,6 +33,14 @@ pub const METHOD: &str = "mend";
 
 /// Name of the tensor of learning rates, one per matrix.
 pub const LEARNING_RATES: &str = "edit_lrs";
+
+/// Name of the tensor of the joint solve's ridges, one per matrix, as natural logarithms.
+pub const LOG_RIDGES: &str = "joint.log_ridges";
+
+/// Name of a matrix's whitening.
+pub fn whitening_name(matrix: &EditableMatrix) -> String {
+    format!("whitening.{}", matrix.name)
+}
 
 /// Which network serves a matrix, and as which mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +77,12 @@ pub struct Mend {
     pub networks: Vec<Network>,
     /// `[matrices]`
     pub learning_rates: Tensor,
+    /// `[matrices]`, natural logarithms; none for an editor whose edits are added up.
+    pub log_ridges: Option<Tensor>,
+    composition: Composition,
+    /// By matrix, `[d_in, d_in]`: `u~ <- whitening u~`; none where the network's output is taken as it is.
+    pub whitening: Option<Vec<Tensor>>,
+    matrices: Vec<EditableMatrix>,
     slots: Vec<Slot>,
     digest: Digest,
 }
@@ -78,12 +97,6 @@ pub struct PseudoFactors {
 }
 
 impl Mend {
-    /// Puts an editor together; `networks` in the order of [`slots`]' shapes.
-    pub fn new(matrices: &[EditableMatrix], networks: Vec<Network>, learning_rates: Tensor, digest: Digest) -> Self {
-        let (slots, _) = slots(matrices);
-        Self { networks, learning_rates, slots, digest }
-    }
-
     /// Reads an editor's tensors by name and checks their shapes.
     pub fn from_checkpoint(
         manifest: &Manifest,
@@ -124,7 +137,28 @@ impl Mend {
             })
             .collect::<Result<_, _>>()?;
         let learning_rates = take(LEARNING_RATES, &[matrices.len()], DType::F32)?;
-        Ok(Self { networks, learning_rates, slots, digest })
+        let log_ridges = match tensors.contains_key(LOG_RIDGES) {
+            true => Some(take(LOG_RIDGES, &[matrices.len()], DType::F32)?),
+            false => None,
+        };
+        let composition = match &log_ridges {
+            None => Composition::Sum,
+            Some(logs) => {
+                let logs = logs.to_vec1::<f32>().map_err(|error| error.to_string())?;
+                Composition::Joint { ridges: logs.into_iter().map(f32::exp).collect() }
+            }
+        };
+        let whitening = match matrices.iter().any(|matrix| tensors.contains_key(&whitening_name(matrix))) {
+            true => Some(
+                matrices
+                    .iter()
+                    .map(|matrix| take(&whitening_name(matrix), &[matrix.d_in, matrix.d_in], DType::F32))
+                    .collect::<Result<_, _>>()?,
+            ),
+            false => None,
+        };
+        let matrices = matrices.to_vec();
+        Ok(Self { networks, learning_rates, log_ridges, composition, whitening, matrices, slots, digest })
     }
 
     /// All tensors by the reference's names, f32.
@@ -132,6 +166,12 @@ impl Mend {
         let mut tensors = HashMap::from([(LEARNING_RATES.to_owned(), self.learning_rates.detach())]);
         for network in &self.networks {
             network.insert_tensors(&mut tensors)?;
+        }
+        if let Some(ridges) = &self.log_ridges {
+            tensors.insert(LOG_RIDGES.to_owned(), ridges.detach());
+        }
+        for (matrix, whitening) in self.matrices.iter().zip(self.whitening.iter().flatten()) {
+            tensors.insert(whitening_name(matrix), whitening.clone());
         }
         Ok(tensors)
     }
@@ -154,7 +194,11 @@ impl Mend {
             let mut start = 0;
             for (&matrix, &rows) in own.iter().zip(&counts) {
                 let part = |t: &Tensor| t.narrow(0, start, rows);
-                pseudo[matrix] = Some(PseudoFactors { u: part(&u)?, delta: part(&delta)? });
+                let u = match &self.whitening {
+                    Some(whitening) => frozen_matmul(&part(&u)?, &whitening[matrix])?,
+                    None => part(&u)?,
+                };
+                pseudo[matrix] = Some(PseudoFactors { u, delta: part(&delta)? });
                 start += rows;
             }
         }
@@ -176,16 +220,24 @@ impl Editor for Mend {
         self.digest
     }
 
+    fn composition(&self) -> Composition {
+        self.composition.clone()
+    }
+
     fn edit(&self, _: &Model, _: &TrunkState, captured: &Captured) -> Result<Delta, EditorError> {
+        let captured = &match self.log_ridges {
+            None => captured.clone(),
+            Some(_) => captured.at_answers()?,
+        };
         let pseudo = self.transform(&captured.factors)?;
-        let deltas = pseudo
-            .into_iter()
-            .enumerate()
-            .map(|(matrix, pseudo)| {
-                let left = pseudo.delta.broadcast_mul(&self.learning_rate(matrix)?)?;
-                Ok(MatrixDelta::LowRank { left, right: pseudo.u.contiguous()? })
+        let deltas = pseudo.into_iter().zip(&captured.factors).enumerate().map(|(matrix, (pseudo, factors))| {
+            let left = pseudo.delta.broadcast_mul(&self.learning_rate(matrix)?)?;
+            let right = pseudo.u.contiguous()?;
+            Ok(match self.log_ridges {
+                None => MatrixDelta::LowRank { left, right },
+                Some(_) => MatrixDelta::Joint { keys: factors.u.clone(), left, right },
             })
-            .collect::<Result<_, EditorError>>()?;
-        Ok(Delta(deltas))
+        });
+        Ok(Delta(deltas.collect::<Result<_, EditorError>>()?))
     }
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::body::{EditsBody, Order};
 use crate::{
+    edit_log::IdempotencyRow,
     http::{
         auth::Actor,
         error::{Problem, problems},
@@ -22,7 +23,7 @@ use crate::{
         readiness::Admitted,
         state::{AppState, Submitted},
     },
-    writer::{Answer, BatchReport, EditReport, Submission},
+    writer::{Answer, BatchReport, EditReport, Idempotency, Submission},
 };
 
 /// How an edit is submitted.
@@ -101,23 +102,39 @@ pub(in crate::http) async fn submit(
     JsonValue(body): JsonValue,
 ) -> Result<Response, Problem> {
     let asked = idempotency::read(&headers, "POST", &uri, &body)?;
-    if let Some(replayed) = idempotency::recorded(app.log.as_ref(), asked.as_ref()).await? {
-        return Ok(replayed);
+    if let Some(row) = idempotency::recorded(app.log.as_ref(), asked.as_ref()).await? {
+        return idempotency::replay(row);
     }
     let Order { edits, dry_run, expected_version, batch } = EditsBody::read(body)?.order()?;
     let dry_run = dry_run || query.dry_run;
     let expected_version = headers::expected_version(&headers, expected_version)?;
     let count = edits.len();
-    let submission = Submission { edits, dry_run, actor, expected_version, idempotency: asked, batch };
+    let submission = Submission { edits, dry_run, actor, expected_version, idempotency: asked.clone(), batch };
     let submitted = app.edits.submit(submission).await?;
     debug_assert_eq!(submitted.ids.len(), count, "each edit has an id");
     if headers::prefers_async(&headers) && !dry_run {
-        return Ok(accepted(submitted));
+        return match answered_meanwhile(&app, asked.as_ref(), &submitted.ids).await? {
+            Some(row) => idempotency::replay(row),
+            None => Ok(accepted(submitted)),
+        };
     }
     match submitted.done.await? {
         Answer::Recorded(row) => idempotency::replay(row),
         Answer::Fresh(report) => done(&report, batch, dry_run),
     }
+}
+
+/// The answer to the same request, if it was recorded between the first look at the log and this submission: the writer
+/// will give it again, and the ids that were just drawn will never be edits. No second look is needed: the writer takes
+/// no other request under the key while this one waits. An answer about the very same ids is this submission's own.
+async fn answered_meanwhile(
+    app: &AppState,
+    asked: Option<&Idempotency>,
+    ids: &[Uuid],
+) -> Result<Option<IdempotencyRow>, Problem> {
+    let row = idempotency::recorded(app.log.as_ref(), asked).await?;
+    let own = ids.first().map(ToString::to_string);
+    Ok(row.filter(|row| idempotency::first_edit(&row.body) != own.as_deref()))
 }
 
 /// 202; the edits go on by themselves.

@@ -212,6 +212,8 @@ pub struct FakeLog {
     pub fails: Failure<LogError>,
     pub hangs: AtomicBool,
     pub idempotent: Mutex<Option<IdempotencyRow>>,
+    /// The next look at `idempotent` comes too early to find it.
+    pub early: AtomicBool,
     pub queries: Mutex<Vec<EditQuery>>,
 }
 
@@ -339,7 +341,8 @@ impl EditLog for FakeLog {
 
     async fn idempotent(&self, key: &str) -> Result<Option<IdempotencyRow>, LogError> {
         self.answer().await?;
-        Ok(self.idempotent.lock().unwrap().clone().filter(|row| row.key == key))
+        let early = self.early.swap(false, Ordering::SeqCst);
+        Ok(self.idempotent.lock().unwrap().clone().filter(|row| row.key == key && !early))
     }
 
     async fn check_chain(&self) -> Result<u64, LogError> {

@@ -109,6 +109,31 @@ async fn a_recorded_answer_is_given_again() {
 }
 
 #[tokio::test]
+async fn an_asynchronous_edit_is_never_told_ids_that_another_answer_has_made_void() {
+    let world = World::new();
+    let body = json!({"edits": [{"prompt": "p", "target": "t"}]});
+    let send = || world.post_with("/edits", &[("idempotency-key", "k"), ("prefer", "respond-async")], &body);
+    send().await.ok(202);
+    let asked = world.edits.submissions.lock().unwrap()[0].idempotency.clone().unwrap();
+    // The first request's answer is recorded just after the second one has looked for it.
+    let recorded = |first: u128| {
+        let body = json!({"version": 5, "edits": [{"id": id(first)}]});
+        let row = IdempotencyRow { key: "k".into(), request: asked.request, http_status: 201, body: body.clone() };
+        *world.log.idempotent.lock().unwrap() = Some(row);
+        world.log.early.store(true, Ordering::SeqCst);
+        body
+    };
+    let answer = recorded(9);
+    let reply = send().await;
+    assert_eq!(reply.ok(201), answer);
+    assert_eq!(reply.header("idempotent-replayed"), Some("true"));
+    // The answer found is about the very edits that were accepted: the writer was quick.
+    recorded(1);
+    assert_eq!(send().await.ok(202)["ids"], json!([id(1)]));
+    assert_eq!(world.edits.submissions.lock().unwrap().len(), 3, "all three were too early to find an answer");
+}
+
+#[tokio::test]
 async fn taking_back_and_its_recorded_answer() {
     let world = World::new();
     let path = format!("/edits/{}", id(2));

@@ -46,7 +46,8 @@ impl Quantized {
         Ok(Self::Stored(QMatMul::from_qtensor(weight)?))
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// `x [n, d_in]` -> `[n, d_out]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Packed(weight) => weight.forward(x),
             Self::Stored(weight) => weight.forward(x),

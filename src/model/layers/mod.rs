@@ -3,15 +3,22 @@
 //! kernels stop gradients silently.
 
 pub mod attention;
+pub mod block;
 pub mod graft;
 pub mod int8;
 pub mod linear;
+pub mod mlp;
+pub mod norm;
 pub mod ops;
 pub mod packing;
+pub mod rescore;
 pub mod rotary;
 pub mod rowwise;
 
 pub use attention::Attention;
+pub use block::Block;
 pub use linear::Linear;
-pub use packing::Packing;
+pub use mlp::{Activation, Mlp};
+pub use norm::Norm;
+pub use packing::{Packing, Positions};
 pub use rotary::Rotary;

@@ -1,4 +1,4 @@
-//! Normalisation, activation and softmax: candle's fused kernels forward, their exact gradients backward.
+//! Normalisation and softmax: candle's fused kernels forward, their exact gradients backward.
 
 use candle_core::{D, Result, Tensor};
 
@@ -21,6 +21,25 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     })
 }
 
+/// Layer normalisation over the last dimension: `(x - mean) / sqrt(variance + eps) * weight + bias`.
+///
+/// `x [n, d]`, `weight [d]`, `bias [d]`; weight and bias are frozen.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let input = x.detach().contiguous()?;
+    let value = candle_nn::ops::layer_norm(&input, weight, bias, eps as f32)?;
+    let weight = weight.clone();
+    graft(x, value, move |grad| {
+        // With r = 1/sqrt(variance + eps), n = (x - mean) r and g = dL/dy * weight: dL/dx = r (g - mean(g) - n mean(g n)).
+        let scaled = grad.broadcast_mul(&weight)?;
+        let centred = input.broadcast_sub(&input.mean_keepdim(D::Minus1)?)?;
+        let r = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
+        let normal = centred.broadcast_mul(&r)?;
+        let along = (&scaled * &normal)?.mean_keepdim(D::Minus1)?;
+        let flat = scaled.broadcast_sub(&scaled.mean_keepdim(D::Minus1)?)?;
+        (flat - normal.broadcast_mul(&along)?)?.broadcast_mul(&r)
+    })
+}
+
 /// Softmax over the last dimension.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
     let value = candle_nn::ops::softmax_last_dim(&x.detach().contiguous()?)?;
@@ -30,11 +49,6 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
         let total = weighted.sum_keepdim(D::Minus1)?;
         weighted - y.broadcast_mul(&total)?
     })
-}
-
-/// The SiLU-gated product `silu(gate) * up`, element by element.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    candle_nn::ops::silu(gate)? * up
 }
 
 #[cfg(test)]
@@ -60,6 +74,12 @@ mod tests {
     fn rms_norm_has_the_gradient_of_the_composed_one() {
         let weight = random(&[8], 3);
         compare(|x| rms_norm(x, &weight, 1e-5), |x| candle_nn::ops::rms_norm_slow(x, &weight, 1e-5));
+    }
+
+    #[test]
+    fn layer_norm_has_the_gradient_of_the_composed_one() {
+        let (weight, bias) = (random(&[8], 3), random(&[8], 4));
+        compare(|x| layer_norm(x, &weight, &bias, 1e-5), |x| candle_nn::ops::layer_norm_slow(x, &weight, &bias, 1e-5));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! padding. Attention alone needs `[batch, width, d]`: [`Packing`] pads for it and packs again. [`Plan`] holds what one
 //! pass through a block needs besides the rows: who may look at whom, and at which positions.
 
-use std::sync::OnceLock;
+use std::{ops::Range, sync::OnceLock};
 
 use candle_core::{Device, Result, Tensor};
 
@@ -83,6 +83,15 @@ pub enum Rows<'a> {
     At(&'a [Vec<u32>]),
 }
 
+/// How rows of a kind of layer know where they stand, and how far back they look.
+#[derive(Debug, Clone, Default)]
+pub struct Positions {
+    /// None where positions are not attention's business.
+    pub rotary: Option<Rotary>,
+    /// Keys that a row sees at most, itself the last; none: all before it.
+    pub window: Option<usize>,
+}
+
 /// What one pass through a block needs besides its rows.
 pub struct Plan {
     /// Rows that give keys and values.
@@ -91,25 +100,34 @@ pub struct Plan {
     pub queries: Packing,
     /// Indices of the asking rows among all; none if all ask.
     pub select: Option<Tensor>,
-    pub key_angles: Angles,
-    pub query_angles: Angles,
+    /// Where keys and queries stand, if positions rotate them.
+    pub key_angles: Option<Angles>,
+    pub query_angles: Option<Angles>,
     /// Which keys each asking row may look at, among the packed rows or in the cache.
     pub seen: Vec<Seen>,
-    /// Positions of the asking rows, per sequence.
-    asking: Vec<Vec<u32>>,
-    past: usize,
+    /// The same within its own sequence, per sequence.
+    looks: Vec<Vec<Range<usize>>>,
+    /// Keys of the widest sequence, those in the cache too.
+    key_width: usize,
+    device: Device,
     mask: OnceLock<Option<Tensor>>,
 }
 
 impl Plan {
     /// A causal pass over sequences of `lengths`, of which the first `past` positions are in a cache already (then there
     /// is one sequence).
-    pub fn causal(lengths: &[usize], past: usize, rows: Rows<'_>, rotary: &Rotary, device: &Device) -> Result<Self> {
+    pub fn causal(
+        lengths: &[usize],
+        past: usize,
+        rows: Rows<'_>,
+        positions: &Positions,
+        device: &Device,
+    ) -> Result<Self> {
         assert!(past == 0 || lengths.len() == 1, "a cache belongs to one sequence");
-        let positions = |length: usize| (past as u32)..(past + length) as u32;
-        let key_positions: Vec<u32> = lengths.iter().flat_map(|&length| positions(length)).collect();
+        let given = |length: usize| (past as u32)..(past + length) as u32;
+        let key_positions: Vec<u32> = lengths.iter().flat_map(|&length| given(length)).collect();
         let asking: Vec<Vec<u32>> = match rows {
-            Rows::All => lengths.iter().map(|&length| positions(length).collect()).collect(),
+            Rows::All => lengths.iter().map(|&length| given(length).collect()).collect(),
             Rows::At(selected) => selected.to_vec(),
         };
         let query_lengths: Vec<usize> = asking.iter().map(Vec::len).collect();
@@ -118,17 +136,21 @@ impl Plan {
             Rows::All => None,
             Rows::At(selected) => Some(Tensor::new(flat_index(lengths, past, selected), device)?),
         };
-        let key_angles = rotary.at(&key_positions)?;
-        let query_angles = if select.is_some() { rotary.at(&query_positions)? } else { key_angles.clone() };
+        let angles = |at: &[u32]| positions.rotary.as_ref().map(|rotary| rotary.at(at)).transpose();
+        let key_angles = angles(&key_positions)?;
+        let query_angles = if select.is_some() { angles(&query_positions)? } else { key_angles.clone() };
+        let keys = Packing::new(lengths, device)?;
+        let looks = backward_looks(&asking, positions.window);
         Ok(Self {
-            keys: Packing::new(lengths, device)?,
+            key_width: past + keys.width,
+            keys,
             queries: Packing::new(&query_lengths, device)?,
             select,
             key_angles,
             query_angles,
-            seen: seen(lengths, &asking),
-            asking,
-            past,
+            seen: seen(lengths, &looks),
+            looks,
+            device: device.clone(),
             mask: OnceLock::new(),
         })
     }
@@ -138,7 +160,7 @@ impl Plan {
     /// of the text.
     pub fn mask(&self) -> Result<Option<&Tensor>> {
         if self.mask.get().is_none() {
-            let mask = causal_mask(&self.keys.lengths, self.past, &self.asking, self.key_angles.device())?;
+            let mask = mask(&self.looks, self.key_width, &self.device)?;
             return Ok(self.mask.get_or_init(|| mask).as_ref());
         }
         Ok(self.mask.get().and_then(Option::as_ref))
@@ -163,30 +185,38 @@ fn flat_index(lengths: &[usize], past: usize, selected: &[Vec<u32>]) -> Vec<u32>
     index
 }
 
-fn seen(lengths: &[usize], asking: &[Vec<u32>]) -> Vec<Seen> {
+/// A row sees itself and what comes before it, at most `window` keys of it.
+fn backward_looks(asking: &[Vec<u32>], window: Option<usize>) -> Vec<Vec<Range<usize>>> {
+    let look = |&position: &u32| {
+        let end = position as usize + 1;
+        end.saturating_sub(window.unwrap_or(end))..end
+    };
+    asking.iter().map(|positions| positions.iter().map(look).collect()).collect()
+}
+
+fn seen(lengths: &[usize], looks: &[Vec<Range<usize>>]) -> Vec<Seen> {
     let mut start = 0;
     let mut seen = Vec::new();
-    for (&length, positions) in lengths.iter().zip(asking) {
-        seen.extend(positions.iter().map(|&position| Seen { start, count: position as usize + 1 }));
+    for (&length, looks) in lengths.iter().zip(looks) {
+        seen.extend(looks.iter().map(|look| Seen { start: start + look.start, count: look.len() }));
         start += length;
     }
     seen
 }
 
-fn causal_mask(lengths: &[usize], past: usize, asking: &[Vec<u32>], device: &Device) -> Result<Option<Tensor>> {
-    let key_width = past + lengths.iter().copied().max().unwrap_or(0);
-    let query_width = asking.iter().map(Vec::len).max().unwrap_or(0);
-    let sees_all = asking.iter().all(|positions| positions.iter().all(|&p| p as usize + 1 == key_width));
-    if sees_all && lengths.len() == 1 {
+fn mask(looks: &[Vec<Range<usize>>], key_width: usize, device: &Device) -> Result<Option<Tensor>> {
+    let query_width = looks.iter().map(Vec::len).max().unwrap_or(0);
+    if looks.iter().flatten().all(|look| *look == (0..key_width)) {
         return Ok(None);
     }
-    let mut mask = vec![0f32; lengths.len() * query_width * key_width];
-    for (rows, positions) in mask.chunks_exact_mut(query_width * key_width).zip(asking) {
-        for (row, &position) in rows.chunks_exact_mut(key_width).zip(positions) {
-            row[position as usize + 1..].fill(f32::NEG_INFINITY);
+    let mut mask = vec![0f32; looks.len() * query_width * key_width];
+    for (rows, looks) in mask.chunks_exact_mut(query_width * key_width).zip(looks) {
+        for (row, look) in rows.chunks_exact_mut(key_width).zip(looks) {
+            row[..look.start].fill(f32::NEG_INFINITY);
+            row[look.end..].fill(f32::NEG_INFINITY);
         }
     }
-    Tensor::from_vec(mask, (lengths.len(), 1, 1, query_width, key_width), device).map(Some)
+    Tensor::from_vec(mask, (looks.len(), 1, 1, query_width, key_width), device).map(Some)
 }
 
 #[cfg(test)]
@@ -208,11 +238,18 @@ mod tests {
     #[test]
     fn a_query_sees_its_past_and_itself_only() {
         let row = |start, count| Seen { start, count };
-        assert_eq!(seen(&[2, 3], &[vec![0, 1], vec![2]]), [row(0, 1), row(0, 2), row(2, 3)]);
-        assert_eq!(seen(&[2], &[vec![7, 8]]), [row(0, 8), row(0, 9)]);
-        let mask = causal_mask(&[2], 1, &[vec![1, 2]], &Device::Cpu).unwrap().unwrap();
-        let mask: Vec<f32> = mask.flatten_all().unwrap().to_vec1().unwrap();
-        assert_eq!(mask, [0., 0., f32::NEG_INFINITY, 0., 0., 0.]);
-        assert!(causal_mask(&[1], 7, &[vec![7]], &Device::Cpu).unwrap().is_none());
+        let seen = |lengths: &[usize], asking: &[Vec<u32>], window| seen(lengths, &backward_looks(asking, window));
+        assert_eq!(seen(&[2, 3], &[vec![0, 1], vec![2]], None), [row(0, 1), row(0, 2), row(2, 3)]);
+        assert_eq!(seen(&[2], &[vec![7, 8]], None), [row(0, 8), row(0, 9)]);
+        assert_eq!(seen(&[2, 3], &[vec![1], vec![0, 2]], Some(2)), [row(0, 2), row(2, 1), row(3, 2)]);
+        let mask = |asking: &[u32], window, width| {
+            let looks = backward_looks(&[asking.to_vec()], window);
+            let mask = mask(&looks, width, &Device::Cpu).unwrap();
+            mask.map(|mask| mask.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        };
+        let (open, shut) = (0.0, f32::NEG_INFINITY);
+        assert_eq!(mask(&[1, 2], None, 3).unwrap(), [open, open, shut, open, open, open]);
+        assert_eq!(mask(&[1, 2], Some(2), 3).unwrap(), [open, open, shut, shut, open, open]);
+        assert!(mask(&[7], None, 8).is_none());
     }
 }

@@ -1,6 +1,6 @@
 //! Rotary position embedding in the half-split layout, with Llama 3's frequency scaling.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 use serde::Deserialize;
 
 use super::graft::graft;
@@ -61,7 +61,7 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// One frequency per pair of dimensions.
+    /// One frequency per pair of the `head_dim` dimensions that turn.
     pub fn new(head_dim: usize, base: f64, scaling: &RopeScaling, device: &Device) -> Result<Self> {
         let frequencies: Vec<f32> = (0..head_dim / 2)
             .map(|i| {
@@ -96,18 +96,30 @@ pub struct Angles {
 }
 
 impl Angles {
-    /// Where they live.
-    pub fn device(&self) -> &Device {
-        self.cos.device()
+    /// Rotates `x [rows, heads, head_dim]`, each row by its own position; dimensions beyond those that have an angle stay.
+    pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
+        let (turned, width) = (2 * self.cos.dim(D::Minus1)?, x.dim(D::Minus1)?);
+        if turned == width {
+            return self.rotate_all(x);
+        }
+        let rest = x.narrow(D::Minus1, turned, width - turned)?;
+        Tensor::cat(&[&self.rotate_all(&x.narrow(D::Minus1, 0, turned)?)?, &rest], D::Minus1)
     }
 
-    /// Rotates `x [rows, heads, head_dim]`, each row by its own position.
-    pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
+    fn rotate_all(&self, x: &Tensor) -> Result<Tensor> {
         let value = rotate(&x.detach(), &self.cos, &self.sin)?;
         let (cos, back) = (self.cos.clone(), self.sin.neg()?);
         // A rotation's transpose is the rotation back.
         graft(x, value, move |grad| rotate(grad, &cos, &back))
     }
+}
+
+/// The row order that turns projections made for interleaved rotation, pairs `(2i, 2i + 1)` of each head's first `turned`
+/// dimensions, into projections for rotation by halves. Queries and keys in the same order have the same products.
+pub fn halves_from_pairs(heads: usize, head_dim: usize, turned: usize) -> Vec<u32> {
+    let pairs = (0..2).flat_map(|part| (0..turned / 2).map(move |i| 2 * i + part));
+    let order: Vec<usize> = pairs.chain(turned..head_dim).collect();
+    (0..heads).flat_map(|head| order.iter().map(move |&row| (head * head_dim + row) as u32)).collect()
 }
 
 fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
@@ -139,6 +151,26 @@ mod tests {
         };
         assert_close(&angles.rotate(x.as_tensor()).unwrap(), &composed(x.as_tensor()), 1e-6);
         assert_close(&gradient(angles.rotate(x.as_tensor()).unwrap()), &gradient(composed(x.as_tensor())), 1e-6);
+    }
+
+    #[test]
+    fn partial_rotation_of_reordered_rows_equals_the_interleaved_one() {
+        let (heads, head_dim, turned, rows) = (3, 8, 6, 5);
+        let rotary = Rotary::new(turned, 100.0, &RopeScaling::None, &Device::Cpu).unwrap();
+        let angles = rotary.at(&(0..rows as u32).collect::<Vec<_>>()).unwrap();
+        let x = random(&[rows, heads * head_dim], 3);
+        let order = halves_from_pairs(heads, head_dim, turned);
+        let reorder = |x: &Tensor| x.index_select(&Tensor::new(order.clone(), &Device::Cpu).unwrap(), 1).unwrap();
+        let halves = reorder(&x).reshape((rows, heads, head_dim)).unwrap();
+        let got = angles.rotate(&halves).unwrap().reshape((rows, heads * head_dim)).unwrap();
+
+        let by_head = x.reshape((rows, heads, head_dim)).unwrap().transpose(0, 1).unwrap().unsqueeze(0).unwrap();
+        let first = by_head.narrow(3, 0, turned).unwrap().contiguous().unwrap();
+        let (cos, sin) = (angles.cos.squeeze(1).unwrap(), angles.sin.squeeze(1).unwrap());
+        let first = candle_nn::rotary_emb::rope_i_slow(&first, &cos, &sin).unwrap();
+        let rest = by_head.narrow(3, turned, head_dim - turned).unwrap();
+        let want = Tensor::cat(&[&first, &rest], 3).unwrap().squeeze(0).unwrap().transpose(0, 1).unwrap();
+        assert_close(&got, &reorder(&want.reshape((rows, heads * head_dim)).unwrap()), 1e-6);
     }
 
     #[test]

@@ -10,6 +10,8 @@
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use rayon::prelude::*;
 
+use super::attention::Heads;
+
 /// Partial sums of a product of two vectors, added in a fixed order whatever the vector width.
 const LANES: usize = 16;
 /// Attention of fewer multiplications than this is not worth waking another thread for.
@@ -18,23 +20,24 @@ const PARALLEL: usize = 200_000;
 /// What an asking row may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// First key of its sequence.
+    /// First key that it sees, of its sequence or of the window before it.
     pub start: usize,
-    /// Keys from there on that it sees, itself the last.
+    /// Keys from there on that it sees; where attention is causal, itself the last.
     pub count: usize,
 }
 
 /// `q [rows, heads * d]` asks for keys and values that are either packed rows `[n, kv_heads * d]` or a cache
 /// `[1, kv_heads, n, d]`; `seen` says for each row which. Returns `[rows, heads * d]`.
-pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, seen: &[Seen], kv_heads: usize, head_dim: usize) -> Result<Tensor> {
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, seen: &[Seen], heads: Heads) -> Result<Tensor> {
+    let (kv_heads, head_dim, scale) = (heads.kv, heads.dim, heads.scale as f32);
     let (rows, width) = q.dims2()?;
     let q = q.contiguous()?;
     let (q_storage, q_layout) = q.storage_and_layout();
     let (k_storage, k_layout) = k.storage_and_layout();
     let (v_storage, v_layout) = v.storage_and_layout();
     let q = &floats(&q_storage)?[q_layout.start_offset()..];
-    let keys = Heads::new(floats(&k_storage)?, k_layout, head_dim)?;
-    let values = Heads::new(floats(&v_storage)?, v_layout, head_dim)?;
+    let keys = ByHead::new(floats(&k_storage)?, k_layout, head_dim)?;
+    let values = ByHead::new(floats(&v_storage)?, v_layout, head_dim)?;
     assert_eq!(seen.len(), rows, "every asking row sees something");
     let work: usize = seen.iter().map(|seen| seen.count * width).sum();
     let group = width / kv_heads;
@@ -42,14 +45,13 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, seen: &[Seen], kv_heads: usize
     let one = |(place, out): (usize, &mut [f32])| {
         let (row, head) = (place / kv_heads, place % kv_heads);
         let q = &q[row * width + head * group..][..group];
-        attend_group(q, keys.of(head, seen[row]), values.of(head, seen[row]), seen[row].count, out);
+        attend_group(q, keys.of(head, seen[row]), values.of(head, seen[row]), (seen[row].count, scale), out);
     };
     if work < PARALLEL {
         out.chunks_exact_mut(group).enumerate().for_each(one);
     } else {
         out.par_chunks_exact_mut(group).enumerate().for_each(one);
     }
-    drop((q_storage, k_storage, v_storage));
     Tensor::from_vec(out, (rows, width), k.device())
 }
 
@@ -61,14 +63,14 @@ fn floats(storage: &Storage) -> Result<&[f32]> {
 }
 
 /// Keys or values, by head.
-struct Heads<'a> {
+struct ByHead<'a> {
     data: &'a [f32],
     head_stride: usize,
     row_stride: usize,
     head_dim: usize,
 }
 
-impl<'a> Heads<'a> {
+impl<'a> ByHead<'a> {
     fn new(data: &'a [f32], layout: &candle_core::Layout, head_dim: usize) -> Result<Self> {
         let (head_stride, row_stride) = match *layout.stride() {
             [row, 1] => (head_dim, row),
@@ -101,26 +103,25 @@ impl<'a> Rows<'a> {
 }
 
 /// All heads that share one head of keys; by the widest vectors that the CPU has, which do not change a bit.
-fn attend_group(q: &[f32], keys: Rows<'_>, values: Rows<'_>, count: usize, out: &mut [f32]) {
+fn attend_group(q: &[f32], keys: Rows<'_>, values: Rows<'_>, (count, scale): (usize, f32), out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         #[expect(unsafe_code, reason = "calling a function compiled for a CPU feature")]
         // SAFETY: the CPU has the feature.
-        return unsafe { attend_group_avx2(q, keys, values, count, out) };
+        return unsafe { attend_group_avx2(q, keys, values, (count, scale), out) };
     }
-    attend_group_inline(q, keys, values, count, out);
+    attend_group_inline(q, keys, values, (count, scale), out);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn attend_group_avx2(q: &[f32], keys: Rows<'_>, values: Rows<'_>, count: usize, out: &mut [f32]) {
-    attend_group_inline(q, keys, values, count, out);
+fn attend_group_avx2(q: &[f32], keys: Rows<'_>, values: Rows<'_>, (count, scale): (usize, f32), out: &mut [f32]) {
+    attend_group_inline(q, keys, values, (count, scale), out);
 }
 
 #[inline(always)]
-fn attend_group_inline(q: &[f32], keys: Rows<'_>, values: Rows<'_>, count: usize, out: &mut [f32]) {
+fn attend_group_inline(q: &[f32], keys: Rows<'_>, values: Rows<'_>, (count, scale): (usize, f32), out: &mut [f32]) {
     let head_dim = keys.head_dim;
-    let scale = (head_dim as f32).sqrt().recip();
     let mut weights = vec![0f32; count];
     for (q, out) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
         let mut largest = f32::NEG_INFINITY;
@@ -169,6 +170,10 @@ mod tests {
     const KV_HEADS: usize = 2;
     const HEAD_DIM: usize = 24;
 
+    fn sizes() -> Heads {
+        Heads::new(3 * KV_HEADS, KV_HEADS, HEAD_DIM)
+    }
+
     /// Attention of one sequence by candle's composed operations.
     fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Tensor {
         let n = q.dim(0).unwrap();
@@ -195,13 +200,13 @@ mod tests {
         let k = (random(&[n, KV_HEADS * HEAD_DIM], 2) * 3.0).unwrap();
         let v = random(&[n, KV_HEADS * HEAD_DIM], 3);
         let seen: Vec<Seen> = (0..n).map(|row| Seen { start: 0, count: row + 1 }).collect();
-        let all = attend(&q, &k, &v, &seen, KV_HEADS, HEAD_DIM).unwrap();
+        let all = attend(&q, &k, &v, &seen, sizes()).unwrap();
         assert_close(&all, &composed(&q, &k, &v, heads), 1e-5);
 
         // After another sequence, a row at a time, and from a cache.
         let twice = |x: &Tensor| Tensor::cat(&[&random(&[7, x.dim(1).unwrap()], 4), x], 0).unwrap();
         let later: Vec<Seen> = seen.iter().map(|seen| Seen { start: 7, ..*seen }).collect();
-        let shifted = attend(&q, &twice(&k), &twice(&v), &later, KV_HEADS, HEAD_DIM).unwrap();
+        let shifted = attend(&q, &twice(&k), &twice(&v), &later, sizes()).unwrap();
         assert_close(&shifted, &all, 0.0);
         let cached = |x: &Tensor| {
             let heads = x.reshape((1, n, KV_HEADS, HEAD_DIM)).unwrap().transpose(1, 2).unwrap();
@@ -210,7 +215,7 @@ mod tests {
         };
         let (k, v) = (cached(&k), cached(&v));
         for row in [0, 1, 40, n - 1] {
-            let alone = attend(&q.narrow(0, row, 1).unwrap(), &k, &v, &seen[row..=row], KV_HEADS, HEAD_DIM).unwrap();
+            let alone = attend(&q.narrow(0, row, 1).unwrap(), &k, &v, &seen[row..=row], sizes()).unwrap();
             assert_close(&alone, &all.narrow(0, row, 1).unwrap(), 0.0);
         }
     }
@@ -222,8 +227,8 @@ mod tests {
         let (q, k, v) = (flat(&q), flat(&k), flat(&v));
         let rows = |data| Rows { data, stride: HEAD_DIM, head_dim: HEAD_DIM };
         let (mut wide, mut plain) = (vec![0f32; q.len()], vec![0f32; q.len()]);
-        attend_group(&q, rows(&k), rows(&v), 50, &mut wide);
-        attend_group_inline(&q, rows(&k), rows(&v), 50, &mut plain);
+        attend_group(&q, rows(&k), rows(&v), (50, 0.2), &mut wide);
+        attend_group_inline(&q, rows(&k), rows(&v), (50, 0.2), &mut plain);
         assert_eq!(wide, plain);
     }
 }

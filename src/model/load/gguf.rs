@@ -16,16 +16,21 @@ use candle_core::{
     },
 };
 
-use super::{Checkpoint, LoadOptions, Loaded, check_architecture, check_shape};
+use super::{Checkpoint, LoadOptions, Loaded, check_shape};
 use crate::{
     digest::Digest,
     model::{
         ModelError,
         chat_template::ChatTemplate,
-        layers::{Linear, linear::Quantized, rotary::RopeScaling},
-        llama::LlamaConfig,
+        families::{self, llama::LlamaConfig},
+        layers::{
+            Linear,
+            linear::Quantized,
+            rotary::{RopeScaling, halves_from_pairs},
+        },
         tokenizer::Tokenizer,
     },
+    panics::caught,
 };
 
 /// Opens a GGUF file.
@@ -37,7 +42,9 @@ pub(super) fn open(path: &Path, options: &LoadOptions) -> Result<Loaded, ModelEr
         read_header(&mut reader).map_err(|why| ModelError::Malformed { file: path.display().to_string(), why })?;
     let metadata = Metadata { content: &content, file: path.display().to_string() };
     let architecture = metadata.string("general.architecture")?;
-    check_architecture(&architecture)?;
+    if !families::GGUF.contains(&architecture.as_str()) {
+        return Err(families::unsupported(&architecture, families::GGUF.iter().copied()));
+    }
     let tokenizer = Tokenizer::from_gguf(&content)?;
     let chat_template = ChatTemplate::from_gguf(&content, &tokenizer)?;
     let name = path.file_stem().map_or_else(|| architecture.clone(), |stem| stem.to_string_lossy().into_owned());
@@ -56,13 +63,14 @@ pub(super) fn open(path: &Path, options: &LoadOptions) -> Result<Loaded, ModelEr
         let divisors = checkpoint.dense("rope_freqs.weight", &[config.head_dim / 2])?;
         config.rope_scaling = RopeScaling::Divisors(divisors.to_vec1()?);
     }
-    Ok(Loaded { config, checkpoint: Box::new(checkpoint), tokenizer, chat_template, name, digest })
+    let (family, checkpoint) = (Box::new(config), Box::new(checkpoint));
+    Ok(Loaded { family, architecture, checkpoint, tokenizer, chat_template, name, digest })
 }
 
 /// Metadata and tensor table. candle checks every length against the file's size before it allocates, but divides by the
 /// alignment that the file names, which may be zero.
 fn read_header(reader: &mut BufReader<File>) -> Result<Content, String> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Content::read(reader)))
+    caught(|| Content::read(reader))
         .map_err(|_| "its header can not be read; is general.alignment zero?".to_owned())?
         .map_err(|error| error.to_string())
 }
@@ -141,7 +149,6 @@ fn config(metadata: &Metadata<'_>, architecture: &str) -> Result<LlamaConfig, Mo
         });
     }
     Ok(LlamaConfig {
-        architecture: architecture.to_owned(),
         vocabulary,
         hidden,
         intermediate: metadata.size(&key("feed_forward_length"))?,
@@ -153,6 +160,7 @@ fn config(metadata: &Metadata<'_>, architecture: &str) -> Result<LlamaConfig, Mo
         rope_base: if metadata.has(&key("rope.freq_base")) { metadata.float(&key("rope.freq_base"))? } else { 1e4 },
         rope_scaling: scaling,
         context: context.min(or("attention.sliding_window", context)?),
+        tied: None,
     })
 }
 
@@ -187,13 +195,8 @@ impl GgufCheckpoint {
             _ if name.contains("self_attn.k_proj") => self.kv_heads,
             _ => return None,
         };
-        let half = rows / heads / 2;
-        let row = |head: usize, part: usize, i: usize| (head * 2 * half + 2 * i + part) as u32;
-        Some(
-            (0..heads)
-                .flat_map(|head| (0..2).flat_map(move |part| (0..half).map(move |i| row(head, part, i))))
-                .collect(),
-        )
+        let head_dim = rows / heads;
+        Some(halves_from_pairs(heads, head_dim, head_dim))
     }
 }
 

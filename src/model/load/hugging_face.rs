@@ -4,18 +4,11 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors::MmapedSafetensors};
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::{Checkpoint, LoadOptions, Loaded, check_architecture, check_shape};
+use super::{Checkpoint, LoadOptions, Loaded, check_shape};
 use crate::{
     digest::Digest,
-    model::{
-        ModelError,
-        chat_template::ChatTemplate,
-        layers::{Linear, rotary::Llama3Scaling, rotary::RopeScaling},
-        llama::LlamaConfig,
-        tokenizer::Tokenizer,
-    },
+    model::{ModelError, chat_template::ChatTemplate, families, layers::Linear, tokenizer::Tokenizer},
 };
 
 /// Opens a folder.
@@ -25,19 +18,14 @@ pub(super) fn open(folder: &Path, options: &LoadOptions) -> Result<Loaded, Model
     let text =
         std::fs::read_to_string(&config_path).map_err(|source| ModelError::Io { path: config_path.clone(), source })?;
     let malformed = |error: serde_json::Error| ModelError::Malformed { file: file.clone(), why: error.to_string() };
-    let family: Family = serde_json::from_str(&text).map_err(malformed)?;
-    check_architecture(&family.model_type)?;
-    let raw: RawConfig = serde_json::from_str(&text).map_err(malformed)?;
+    let Architecture { model_type } = serde_json::from_str(&text).map_err(malformed)?;
+    let family = families::from_hub(&model_type, &text, &file)?;
     let weights = weight_files(folder)?;
-    let tied = raw.tie_word_embeddings;
-    let config = raw.into_config(&file)?;
-    let checkpoint = FolderCheckpoint::open(folder, &weights, tied, options.device.clone())?;
-    if !tied && !checkpoint.has("lm_head.weight") {
-        return Err(ModelError::Missing { file: checkpoint.name(), what: "tensor \"lm_head.weight\"".to_owned() });
-    }
+    let checkpoint = FolderCheckpoint::open(folder, &weights, options.device.clone())?;
     let tokenizer = Tokenizer::from_folder(folder)?;
     Ok(Loaded {
-        config,
+        family,
+        architecture: model_type,
         checkpoint: Box::new(checkpoint),
         chat_template: ChatTemplate::from_folder(folder, &tokenizer)?,
         tokenizer,
@@ -47,102 +35,8 @@ pub(super) fn open(folder: &Path, options: &LoadOptions) -> Result<Loaded, Model
 }
 
 #[derive(Deserialize)]
-struct Family {
+struct Architecture {
     model_type: String,
-}
-
-/// The fields of `config.json` that matter, with Hugging Face's defaults.
-#[derive(Deserialize)]
-struct RawConfig {
-    model_type: String,
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    #[serde(default = "default_rms_eps")]
-    rms_norm_eps: f64,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<Value>,
-    /// Newer files keep base and scaling together here.
-    rope_parameters: Option<Value>,
-    #[serde(default = "default_context")]
-    max_position_embeddings: usize,
-    sliding_window: Option<usize>,
-    use_sliding_window: Option<bool>,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    hidden_act: Option<String>,
-    partial_rotary_factor: Option<f64>,
-}
-
-fn default_rms_eps() -> f64 {
-    1e-6
-}
-
-fn default_context() -> usize {
-    2048
-}
-
-impl RawConfig {
-    fn into_config(self, file: &str) -> Result<LlamaConfig, ModelError> {
-        if let Some(act) = self.hidden_act.as_deref().filter(|act| *act != "silu") {
-            return Err(ModelError::Unsupported {
-                what: "activation",
-                name: act.to_owned(),
-                hint: "supported is silu".to_owned(),
-            });
-        }
-        if let Some(part) = self.partial_rotary_factor.filter(|part| *part != 1.0) {
-            return Err(ModelError::Unsupported {
-                what: "partial rotary embedding",
-                name: format!("{part} of the dimensions"),
-                hint: String::new(),
-            });
-        }
-        let rope = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
-        let nested_base = self.rope_parameters.as_ref().and_then(|rope| rope.get("rope_theta")).and_then(Value::as_f64);
-        let window = self.sliding_window.filter(|_| self.use_sliding_window != Some(false));
-        Ok(LlamaConfig {
-            rope_scaling: rope.map_or(Ok(RopeScaling::None), |rope| scaling(rope, file))?,
-            rope_base: self.rope_theta.or(nested_base).unwrap_or(1e4),
-            vocabulary: self.vocab_size,
-            hidden: self.hidden_size,
-            intermediate: self.intermediate_size,
-            blocks: self.num_hidden_layers,
-            heads: self.num_attention_heads,
-            kv_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
-            head_dim: self
-                .head_dim
-                .unwrap_or_else(|| self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0)),
-            rms_eps: self.rms_norm_eps,
-            context: window.map_or(self.max_position_embeddings, |window| window.min(self.max_position_embeddings)),
-            architecture: self.model_type,
-        })
-    }
-}
-
-fn scaling(rope: &Value, file: &str) -> Result<RopeScaling, ModelError> {
-    let kind = rope.get("rope_type").or_else(|| rope.get("type")).and_then(Value::as_str).unwrap_or("default");
-    let malformed = |why: String| ModelError::Malformed { file: file.to_owned(), why };
-    match kind {
-        "default" => Ok(RopeScaling::None),
-        "linear" => rope
-            .get("factor")
-            .and_then(Value::as_f64)
-            .map(RopeScaling::Linear)
-            .ok_or_else(|| malformed("rope scaling without a factor".to_owned())),
-        "llama3" => Llama3Scaling::deserialize(rope)
-            .map(RopeScaling::Llama3)
-            .map_err(|error| malformed(format!("rope scaling: {error}"))),
-        other => Err(ModelError::Unsupported {
-            what: "rope scaling",
-            name: other.to_owned(),
-            hint: "supported are default, linear and llama3".to_owned(),
-        }),
-    }
 }
 
 /// The safetensors files, sorted, so that the digest does not depend on the folder's order.
@@ -180,19 +74,28 @@ fn digest_folder(folder: &Path, weights: &[PathBuf]) -> Result<Digest, ModelErro
 struct FolderCheckpoint {
     tensors: MmapedSafetensors,
     folder: PathBuf,
-    /// The head is the embedding, whatever else the file holds.
-    tied: bool,
     device: Device,
 }
 
 impl FolderCheckpoint {
-    fn open(folder: &Path, weights: &[PathBuf], tied: bool, device: Device) -> Result<Self, ModelError> {
+    fn open(folder: &Path, weights: &[PathBuf], device: Device) -> Result<Self, ModelError> {
         #[expect(unsafe_code, reason = "memory-mapped files have no safe interface")]
         // SAFETY: as with any mapped file, nobody may write to the weights while they are being read; every tensor is
         // copied out of the map before loading ends.
         let tensors = unsafe { MmapedSafetensors::multi(weights) }
             .map_err(|error| ModelError::Malformed { file: folder.display().to_string(), why: error.to_string() })?;
-        Ok(Self { tensors, folder: folder.to_owned(), tied, device })
+        Ok(Self { tensors, folder: folder.to_owned(), device })
+    }
+}
+
+/// What Hugging Face calls the part of a network below its head. Files that were saved without a head lack it.
+const BASES: &[&str] = &["transformer.", "model.", "bert."];
+
+impl FolderCheckpoint {
+    /// What this folder calls the tensor `name`.
+    fn stored<'a>(&self, name: &'a str) -> &'a str {
+        let bare = BASES.iter().find_map(|base| name.strip_prefix(base));
+        bare.filter(|bare| self.tensors.get(name).is_err() && self.tensors.get(bare).is_ok()).unwrap_or(name)
     }
 }
 
@@ -206,16 +109,17 @@ impl Checkpoint for FolderCheckpoint {
     }
 
     fn has(&self, name: &str) -> bool {
-        !(self.tied && name == "lm_head.weight") && self.tensors.get(name).is_ok()
+        self.tensors.get(self.stored(name)).is_ok()
     }
 
     fn dense(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        let stored = self.stored(name);
         let view = self
             .tensors
-            .get(name)
+            .get(stored)
             .map_err(|_| ModelError::Missing { file: self.name(), what: format!("tensor {name:?}") })?;
         check_shape(&self.name(), name, view.shape(), shape)?;
-        Ok(self.tensors.load(name, &self.device)?.to_dtype(DType::F32)?)
+        Ok(self.tensors.load(stored, &self.device)?.to_dtype(DType::F32)?)
     }
 
     /// f32: half-precision weights are widened once at load, because a CPU would widen them at every call.

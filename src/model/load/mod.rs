@@ -8,10 +8,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use super::{Model, ModelError, layers::Linear, llama::Llama};
-
-/// Families that load, as their files name them.
-pub const SUPPORTED: &[&str] = &["llama", "mistral", "qwen2", "qwen3"];
+use super::{Model, ModelError, families::Family, layers::Linear};
 
 /// How to load a model.
 #[derive(Debug, Clone)]
@@ -56,45 +53,26 @@ pub(super) fn load(path: &Path, options: &LoadOptions) -> Result<Model, ModelErr
     let io = |source| ModelError::Io { path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(io)?;
     let loaded = if metadata.is_dir() { hugging_face::open(path, options)? } else { gguf::open(path, options)? };
-    let Loaded { config, mut checkpoint, tokenizer, chat_template, name, digest } = loaded;
-    config.check(&checkpoint.name())?;
-    if tokenizer.vocab_size() > config.vocabulary {
-        let (ids, rows) = (tokenizer.vocab_size(), config.vocabulary);
+    let Loaded { family, architecture, mut checkpoint, tokenizer, chat_template, name, digest } = loaded;
+    let network = family.build(checkpoint.as_mut(), options.tail_blocks)?;
+    let (ids, rows) = (tokenizer.vocab_size(), network.shape().vocabulary);
+    if ids > rows {
         let why = format!("its tokenizer has {ids} ids, but its embedding has {rows} rows");
         return Err(ModelError::Malformed { file: checkpoint.name(), why });
     }
-    let network = Llama::new(&config, checkpoint.as_mut(), options.tail_blocks)?;
-    Ok(Model {
-        network: Box::new(network),
-        tokenizer,
-        chat_template,
-        name,
-        architecture: config.architecture,
-        digest,
-        device: options.device.clone(),
-    })
+    Ok(Model { network, tokenizer, chat_template, name, architecture, digest, device: options.device.clone() })
 }
 
 /// What a file or folder gives.
 pub(super) struct Loaded {
-    pub config: super::llama::LlamaConfig,
+    pub family: Box<dyn Family>,
+    /// The family's name, as the file has it.
+    pub architecture: String,
     pub checkpoint: Box<dyn Checkpoint>,
     pub tokenizer: super::tokenizer::Tokenizer,
     pub chat_template: Option<super::chat_template::ChatTemplate>,
     pub name: String,
     pub digest: crate::digest::Digest,
-}
-
-/// Refuses families that do not load, by name.
-fn check_architecture(architecture: &str) -> Result<(), ModelError> {
-    if SUPPORTED.contains(&architecture) {
-        return Ok(());
-    }
-    Err(ModelError::Unsupported {
-        what: "architecture",
-        name: architecture.to_owned(),
-        hint: format!("supported are {}", SUPPORTED.join(", ")),
-    })
 }
 
 /// Refuses a tensor of another shape.

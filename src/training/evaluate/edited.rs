@@ -1,4 +1,4 @@
-//! The tail under one edit.
+//! The tail under one edit, or under several that were composed.
 
 use candle_core::Tensor;
 
@@ -7,7 +7,10 @@ use crate::{
     model::{DenseMatrices, Projection, layers::linear::frozen_matmul},
 };
 
-/// `W0` with a delta. A low-rank one stays beside the base, `y = W0 x + left^T (right x)`; a dense one is added to it.
+/// Rows from which a low-rank change is added to the base: beside it, each token would pay for all of them.
+const DENSE_ROWS: usize = 48;
+
+/// `W0` with a delta. One of low rank stays beside the base, `y = W0 x + left^T (right x)`; any other is added to it.
 pub struct Edited<'a> {
     base: &'a DenseMatrices,
     matrices: Vec<Matrix>,
@@ -27,8 +30,12 @@ enum Matrix {
 impl<'a> Edited<'a> {
     /// Puts `delta` on `base`; [`EditorError::NonFinite`] if there is a number in it that is not one.
     pub fn new(base: &'a DenseMatrices, delta: &Delta) -> Result<Self, EditorError> {
-        let matrices = base.tensors().iter().zip(&delta.0);
-        let matrices = matrices.map(|(base, delta)| Matrix::new(base, delta)).collect::<Result<_, _>>()?;
+        // Of no edits at all, the change is empty.
+        let matrices = base.tensors().iter().enumerate().map(|(matrix, base)| match delta.0.get(matrix) {
+            Some(delta) => Matrix::new(base, delta),
+            None => Ok(Matrix::Unchanged),
+        });
+        let matrices = matrices.collect::<Result<_, _>>()?;
         Ok(Self { base, matrices })
     }
 }
@@ -40,11 +47,17 @@ impl Matrix {
             MatrixDelta::LowRank { left, right } => {
                 check(left)?;
                 check(right)?;
+                if left.dim(0)? >= DENSE_ROWS {
+                    return Ok(Self::Dense((base + left.t()?.matmul(right)?)?));
+                }
                 Ok(Self::LowRank { right: right.contiguous()?, left: left.t()?.contiguous()? })
             }
             MatrixDelta::Dense(dense) => {
                 check(dense)?;
                 Ok(Self::Dense((base + dense)?))
+            }
+            MatrixDelta::Joint { .. } => {
+                Err(EditorError::Composition("rows of a joint solve are no change before it is solved".to_owned()))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Measuring editors on records, one edit at a time from `W0`, several editors on the same texts.
+//! Measuring editors on records, with one edit active at a time or many at once, several editors on the same texts.
 //!
 //! | what | on what |
 //! |---|---|
@@ -13,6 +13,9 @@
 //! log-probability per token. Everything that is drawn (the unrelated prompts, the windows) is a function of the seed
 //! and the record alone, so that a part of a file gives the figures that it gives within the whole.
 //!
+//! With `k` edits active at once, the records are taken in groups of `k`, one after another; a rest that fills no group is
+//! left out. Every record's texts are then measured under the composed edits of its group.
+//!
 //! The trunk reads every text once for all editors. Records are spread over threads, with candle on one thread each, so
 //! the milliseconds are those of one thread of a machine whose other threads are as busy: what one may expect when edits
 //! are computed side by side, and more than a single edit takes that has the machine for itself.
@@ -20,6 +23,8 @@
 mod edited;
 mod figures;
 mod free_running;
+mod group;
+mod plot;
 mod record;
 mod report;
 mod texts;
@@ -30,12 +35,14 @@ use indicatif::ProgressBar;
 
 pub use edited::Edited;
 pub use figures::{CounterFact, Figures, Locality, Matches, Mean, Milliseconds, RunningText, Share};
-pub use report::{DataReport, EditorReport, EvaluateOptions, ModelReport, Report};
+pub use plot::plot;
+pub use report::{DataReport, EditorReport, EvaluateOptions, ModelReport, Report, SetReport};
 pub use texts::reserve;
 
 use super::{TrainingError, dataset::Dataset, parallel::Workers};
 use crate::{digest::Digest, editor::Editor, model::Model};
-use record::{Outcome, Subject};
+use group::Groups;
+use record::{Outcome, Request, Subject};
 use texts::Choice;
 
 /// An editor and what to call it.
@@ -56,6 +63,7 @@ pub struct Inputs<'a> {
     /// Records that a candidate has seen ([`reserve`]): their prompts are not drawn as unrelated ones.
     pub reserved: &'a [usize],
     pub threads: usize,
+    /// Moved by one for each record measured.
     pub bar: &'a ProgressBar,
 }
 
@@ -66,25 +74,38 @@ pub fn window(records: usize, options: &EvaluateOptions) -> Result<Range<usize>,
         let why = format!("the data has {records} records; none is left after the offset of {offset}");
         return Err(TrainingError::Refused(why));
     }
-    Ok(offset..records.min(offset.saturating_add(wanted)))
+    let window = offset..records.min(offset.saturating_add(wanted));
+    match options.simultaneous.iter().find(|together| **together > window.len()) {
+        Some(together) => Err(TrainingError::Refused(format!(
+            "{together} edits at once are asked for, but only {} records are measured",
+            window.len()
+        ))),
+        None => Ok(window),
+    }
 }
 
 /// Measures every candidate, and the model without an edit, on the same records.
 pub fn evaluate(inputs: &Inputs<'_>, options: &EvaluateOptions) -> Result<Report, TrainingError> {
     let window = window(inputs.data.records.len(), options)?;
     let choice = Choice::new(inputs, options)?;
-    inputs.bar.set_length(window.len() as u64);
-    let places: Vec<usize> = window.clone().collect();
-    let measured = Workers::new(inputs.threads)?.map(&places, |&place| {
-        let outcomes = measure_record(inputs, options, &choice, place);
-        inputs.bar.inc(1);
-        outcomes.map_err(|error| TrainingError::Refused(format!("record {place}: {error}")))
+    let workers = Workers::new(inputs.threads)?;
+    let groups = Groups { inputs, options, choice: &choice, workers: &workers, window: window.clone() };
+    inputs.bar.set_length(groups.steps());
+    let unedited = groups.unedited()?;
+    let editors = inputs.candidates.iter().map(|candidate| {
+        let sets = options.simultaneous.iter().map(|&together| groups.measure(candidate, together, &unedited));
+        Ok(EditorReport {
+            name: candidate.name.clone(),
+            method: candidate.editor.method().to_owned(),
+            composition: candidate.editor.composition().name().to_owned(),
+            digest: candidate.editor.digest(),
+            options: candidate.options.clone(),
+            sets: sets.collect::<Result<_, _>>()?,
+        })
     });
+    let editors = editors.collect::<Result<_, TrainingError>>()?;
     inputs.bar.finish_and_clear();
-    let measured = measured.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let column = |index: usize| -> Vec<&Outcome> { measured.iter().map(|outcomes| &outcomes[index]).collect() };
-    let unedited = column(0);
-    let candidates = inputs.candidates.iter().enumerate();
+    let unedited: Vec<&Outcome> = unedited.iter().collect();
     Ok(Report {
         model: ModelReport { name: inputs.model.name().to_owned(), digest: inputs.model.digest() },
         data: DataReport {
@@ -93,30 +114,9 @@ pub fn evaluate(inputs: &Inputs<'_>, options: &EvaluateOptions) -> Result<Report
             records: window.len(),
             running_text: inputs.running_text.map(|text| Digest::of(text.as_bytes())),
         },
-        options: *options,
+        options: options.clone(),
         threads: inputs.threads,
         unedited: Figures::new(&unedited, &unedited),
-        editors: candidates
-            .map(|(index, candidate)| EditorReport {
-                name: candidate.name.clone(),
-                method: candidate.editor.method().to_owned(),
-                digest: candidate.editor.digest(),
-                options: candidate.options.clone(),
-                figures: Figures::new(&column(index + 1), &unedited),
-            })
-            .collect(),
+        editors,
     })
-}
-
-/// The outcomes of one record: without an edit, then under each candidate's.
-fn measure_record(
-    inputs: &Inputs<'_>,
-    options: &EvaluateOptions,
-    choice: &Choice<'_>,
-    place: usize,
-) -> Result<Vec<Outcome>, TrainingError> {
-    let subject = Subject::new(inputs.model, choice.texts(place)?, options.max_new_tokens)?;
-    let unedited = subject.measure(inputs.model.base().as_ref())?;
-    let edited = inputs.candidates.iter().map(|candidate| subject.edit(candidate.editor.as_ref(), &unedited));
-    std::iter::once(Ok(unedited.clone())).chain(edited).collect()
 }

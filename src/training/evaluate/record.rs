@@ -1,16 +1,15 @@
-//! One record: what the model gives on its texts, as it is and under an edit.
+//! One record: its edit, and what the model gives on its texts, as it is and under edits.
 
 use std::time::Instant;
 
 use candle_core::Tensor;
 
 use super::{
-    Edited,
     free_running::begins_with,
     texts::{Role, Texts},
 };
 use crate::{
-    editor::{Editor, EditorError},
+    editor::{Delta, Editor, EditorError},
     model::{
         Model, ModelError, Passage, Projection, TrunkState,
         capture::{self, Captured},
@@ -38,15 +37,37 @@ pub(super) struct Outcome {
     pub failed: bool,
 }
 
-/// A record with all that the editors share.
+/// A record's edit, captured once for all editors.
+pub(super) struct Request<'a> {
+    model: &'a Model,
+    edit: TrunkState,
+    captured: Captured,
+    /// How long the trunk and the capture took.
+    capture_ms: f64,
+}
+
+impl<'a> Request<'a> {
+    pub fn new(model: &'a Model, edit: &Passage) -> Result<Self, TrainingError> {
+        let started = Instant::now();
+        let edit = one(model, edit)?;
+        let captured = capture::capture(model, std::slice::from_ref(&edit))?.pop();
+        let captured = captured.ok_or(ModelError::Empty { what: "target" })?;
+        Ok(Self { model, edit, captured, capture_ms: milliseconds(started) })
+    }
+
+    /// The editor's change, and the milliseconds from the edit's token ids to it.
+    pub fn delta(&self, editor: &dyn Editor) -> (Result<Delta, EditorError>, f64) {
+        let started = Instant::now();
+        let delta = editor.edit(self.model, &self.edit, &self.captured);
+        (delta, self.capture_ms + milliseconds(started))
+    }
+}
+
+/// A record's texts with all that the editors share.
 pub(super) struct Subject<'a> {
     model: &'a Model,
     texts: Texts,
     max_new_tokens: usize,
-    /// The edit, its factors, and how long both took.
-    edit: TrunkState,
-    captured: Captured,
-    capture_ms: f64,
     /// The texts with answers, and their distributions before the edit.
     states: Vec<TrunkState>,
     before: Vec<Tensor>,
@@ -55,29 +76,11 @@ pub(super) struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     pub fn new(model: &'a Model, texts: Texts, max_new_tokens: usize) -> Result<Self, TrainingError> {
-        let started = Instant::now();
-        let edit = one(model, &texts.edit)?;
-        let captured = capture::capture(model, std::slice::from_ref(&edit))?.pop();
-        let captured = captured.ok_or(ModelError::Empty { what: "target" })?;
-        let capture_ms = milliseconds(started);
-        let others: Vec<Passage> = texts.answered[1..].iter().map(|(_, passage)| passage.clone()).collect();
-        let states: Vec<TrunkState> = std::iter::once(edit.clone()).chain(capture::read(model, &others)?).collect();
+        let passages: Vec<Passage> = texts.answered.iter().map(|(_, passage)| passage.clone()).collect();
+        let states = capture::read(model, &passages)?;
         let before = target_log_probs(model, &states, model.base().as_ref())?;
         let window = texts.window.as_ref().map(|window| one(model, window)).transpose()?;
-        Ok(Self { model, texts, max_new_tokens, edit, captured, capture_ms, states, before, window })
-    }
-
-    /// Edits and measures. An edit that fails changes nothing, as in the service: its figures are the model's own.
-    pub fn edit(&self, editor: &dyn Editor, unedited: &Outcome) -> Result<Outcome, TrainingError> {
-        let started = Instant::now();
-        let delta = editor.edit(self.model, &self.edit, &self.captured);
-        let milliseconds = Some(self.capture_ms + milliseconds(started));
-        let edited = delta.and_then(|delta| Edited::new(self.model.base(), &delta));
-        match edited {
-            Ok(edited) => Ok(Outcome { milliseconds, ..self.measure(&edited)? }),
-            Err(EditorError::NonFinite { .. }) => Ok(Outcome { milliseconds, failed: true, ..unedited.clone() }),
-            Err(error) => Err(error.into()),
-        }
+        Ok(Self { model, texts, max_new_tokens, states, before, window })
     }
 
     /// Measures under given weights.

@@ -2,16 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Figures;
+use super::{Figures, Matches};
 use crate::digest::Digest;
 
 /// What the figures depend on beside model, editors and data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvaluateOptions {
     /// Records passed over first.
     pub offset: usize,
-    /// Records to edit, one at a time.
+    /// Records to edit.
     pub records: usize,
+    /// Numbers of edits that are active at once.
+    pub simultaneous: Vec<usize>,
     /// Prompts of other records per record.
     pub unrelated: usize,
     /// Most tokens of an answer in the free-running match.
@@ -59,9 +61,23 @@ pub struct EditorReport {
     /// A folder, or a method's word.
     pub name: String,
     pub method: String,
+    /// How its edits become one change: `sum`, `joint`.
+    pub composition: String,
     pub digest: Digest,
     /// What it was started with, where no folder says it.
     #[serde(default)]
     pub options: serde_json::Value,
+    /// One for each number of edits that are active at once.
+    pub sets: Vec<SetReport>,
+}
+
+/// Figures with so many edits active at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SetReport {
+    pub together: usize,
+    /// Disjoint groups of that many records, over which the figures are.
+    pub groups: usize,
     pub figures: Figures,
+    /// In groups of more than a hundred: exact matches on the first hundred of each.
+    pub first_hundred: Option<Matches>,
 }

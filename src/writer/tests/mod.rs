@@ -24,8 +24,9 @@ use super::{
 use crate::{
     digest::Digest,
     edit_log::{EditLog, EditRow, sqlite::SqliteLog},
+    editor::Composition,
     telemetry::Metrics,
-    weights::{Accumulator, Contribution, Lease, VersionSource, weights_digest},
+    weights::{Composer, Contribution, Lease, VersionSource, weights_digest},
 };
 
 /// A running writer with everything around it.
@@ -110,12 +111,12 @@ impl World {
         let head = self.log.head().await.unwrap();
         assert_eq!((head.number, head.digest, head.set_digest), (newest.number, newest.digest, newest.set_digest));
         assert_eq!(*newest.active, self.log.active_set(newest.number).await.unwrap());
-        let mut sums = Accumulator::new(&shapes(), &foundation().base).unwrap();
+        let mut sums = Composer::new(&shapes(), &foundation().base, &Composition::Sum).unwrap();
         for id in newest.active.iter().rev() {
             let bytes = self.log.contribution(*id).await.unwrap();
-            sums.add(&Contribution::from_bytes(&bytes, &shapes()).unwrap()).unwrap();
+            sums.change(&[], &[&Contribution::from_bytes(&bytes, &shapes()).unwrap()]).unwrap();
         }
-        let weights = sums.weights();
+        let weights = sums.weights().unwrap();
         assert_eq!(newest.digest, weights_digest(&shapes(), &weights));
         assert_eq!(newest.matrices().to_vecs().unwrap(), weights);
         newest.digest

@@ -64,10 +64,29 @@ async fn verify_names_the_first_version_that_does_not_fit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_does_not_fit_does_not_start() {
     let world = with_history().await;
-    world.log.lying.store(7, Ordering::SeqCst);
-    let start = start_with(SmallBench::default(), Arc::clone(&world.log) as _, config(), Metrics::new()).await;
-    let Err(error) = start else { panic!("it started") };
-    assert!(matches!(&error, StartError::Replay(ReplayError::Version { number: 7, .. })), "{error}");
+    let start = async |replay_every_version| {
+        let config = WriterConfig { replay_every_version, ..config() };
+        start_with(SmallBench::default(), Arc::clone(&world.log) as _, config, Metrics::new()).await
+    };
+    let refused = async |replay_every_version, version| {
+        let Err(error) = start(replay_every_version).await else { panic!("it started") };
+        assert!(
+            matches!(&error, StartError::Replay(ReplayError::Version { number, .. }) if *number == version),
+            "{error}"
+        );
+    };
+    for every in [true, false] {
+        world.log.lying.store(7, Ordering::SeqCst);
+        refused(every, 7).await;
+        world.log.lying.store(0, Ordering::SeqCst);
+        world.log.lying_of_set.store(4, Ordering::SeqCst);
+        refused(every, 4).await;
+        world.log.lying_of_set.store(0, Ordering::SeqCst);
+    }
+    world.log.lying.store(4, Ordering::SeqCst);
+    refused(true, 4).await;
+    start(false).await.unwrap().task.stop(Duration::ZERO).await;
+    world.log.lying.store(0, Ordering::SeqCst);
     let other = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", other.path().join("log.db").display());
     let log = SqliteLog::open(&url).await.unwrap();

@@ -1,0 +1,174 @@
+//! Decoder-only networks: embedding, blocks, norm and head. What a family is made of it says in `families`.
+
+use std::{ops::Range, sync::Arc};
+
+use candle_core::{Device, Result, Tensor};
+
+use super::{
+    DenseMatrices, EditableMatrix, LayerCaches, ModelError, Network, NetworkShape, Projection,
+    builder::{Builder, Head},
+    layers::{
+        Block, Linear, Norm, Positions,
+        linear::frozen_matmul,
+        packing::{Plan, Rows},
+        rescore::rescore,
+    },
+};
+
+/// Token ids to the first block's input.
+pub struct Embedding {
+    /// `[vocabulary, hidden]`
+    pub tokens: Tensor,
+    /// Learned positions `[context, hidden]`, added.
+    pub positions: Option<Tensor>,
+    /// What token embeddings are multiplied by.
+    pub scale: Option<f64>,
+}
+
+impl Embedding {
+    /// Sequences of `lengths`, the first `past` positions given before -> `[n, hidden]`.
+    fn forward(&self, ids: &[u32], lengths: &[usize], past: usize, device: &Device) -> Result<Tensor> {
+        let mut embedded = self.tokens.index_select(&Tensor::new(ids, device)?, 0)?;
+        if let Some(scale) = self.scale {
+            embedded = (embedded * scale)?;
+        }
+        let Some(positions) = &self.positions else { return Ok(embedded) };
+        let at: Vec<u32> = lengths.iter().flat_map(|&length| past as u32..(past + length) as u32).collect();
+        embedded + positions.index_select(&Tensor::new(at, device)?, 0)?
+    }
+}
+
+/// The parts of a decoder-only network.
+pub struct Parts {
+    pub embedding: Embedding,
+    pub blocks: Vec<Block>,
+    /// The kinds of attention that the blocks have, by [`Block::positions`].
+    pub positions: Vec<Positions>,
+    pub norm: Norm,
+    pub head: Head,
+    /// Most positions of a sequence.
+    pub context: usize,
+}
+
+/// A loaded decoder-only network.
+pub struct Decoder {
+    shape: NetworkShape,
+    parts: Parts,
+    editable: Vec<EditableMatrix>,
+    base: Arc<DenseMatrices>,
+    device: Device,
+}
+
+impl Decoder {
+    /// Puts the parts together; the last `tail_blocks` blocks were read as the tail.
+    pub fn new(parts: Parts, builder: Builder<'_>, tail_blocks: usize) -> std::result::Result<Self, ModelError> {
+        let (vocabulary, hidden) = parts.embedding.tokens.dims2()?;
+        let shape = NetworkShape {
+            vocabulary,
+            hidden,
+            context: parts.context,
+            trunk_blocks: parts.blocks.len() - tail_blocks,
+            tail_blocks,
+        };
+        let device = builder.device();
+        let (editable, base) = builder.finish();
+        Ok(Self { shape, parts, editable, base: Arc::new(base), device })
+    }
+
+    fn run(
+        &self,
+        blocks: Range<usize>,
+        mut hidden: Tensor,
+        lengths: &[usize],
+        rows: Rows<'_>,
+        weights: &dyn Projection,
+        mut caches: Option<&mut LayerCaches>,
+    ) -> Result<Tensor> {
+        let past = caches.as_ref().map_or(0, |caches| caches.len());
+        let plan = |rows, kind: usize| Plan::causal(lengths, past, rows, &self.parts.positions[kind], &self.device);
+        let all = (0..self.parts.positions.len()).map(|kind| plan(Rows::All, kind)).collect::<Result<Vec<_>>>()?;
+        for (slot, index) in blocks.clone().enumerate() {
+            let block = &self.parts.blocks[index];
+            let cache = caches.as_mut().map(|caches| caches.layer(slot));
+            let top = index + 1 == blocks.end && matches!(rows, Rows::At(_));
+            hidden = match top {
+                true => block.forward(&hidden, &plan(rows, block.positions)?, cache, weights)?,
+                false => block.forward(&hidden, &all[block.positions], cache, weights)?,
+            };
+        }
+        if let Some(caches) = caches {
+            caches.advance(lengths.iter().sum());
+        }
+        Ok(hidden)
+    }
+}
+
+impl Network for Decoder {
+    fn shape(&self) -> NetworkShape {
+        self.shape
+    }
+
+    fn editable(&self) -> &[EditableMatrix] {
+        &self.editable
+    }
+
+    fn base(&self) -> &Arc<DenseMatrices> {
+        &self.base
+    }
+
+    fn trunk(&self, ids: &[u32], lengths: &[usize], caches: Option<&mut LayerCaches>) -> Result<Tensor> {
+        let past = caches.as_ref().map_or(0, |caches| caches.len());
+        let embedded = self.parts.embedding.forward(ids, lengths, past, &self.device)?;
+        self.run(0..self.shape.trunk_blocks, embedded, lengths, Rows::All, &NoEditable, caches)
+    }
+
+    fn tail(
+        &self,
+        hidden: &Tensor,
+        lengths: &[usize],
+        rows: Rows<'_>,
+        weights: &dyn Projection,
+        caches: Option<&mut LayerCaches>,
+    ) -> Result<Tensor> {
+        let blocks = self.shape.trunk_blocks..self.parts.blocks.len();
+        let top = self.run(blocks, hidden.clone(), lengths, rows, weights, caches)?;
+        self.parts.norm.forward(&top)
+    }
+
+    fn logits(&self, rows: &Tensor) -> Result<Tensor> {
+        let logits = frozen_matmul(rows, &self.parts.head.dense)?;
+        match &self.parts.head.bias {
+            Some(bias) => logits.broadcast_add(bias),
+            None => Ok(logits),
+        }
+    }
+
+    fn decode_logits(&self, rows: &Tensor) -> Result<Tensor> {
+        let Head { dense, decode, bias } = &self.parts.head;
+        let logits = decode.forward(rows, &NoEditable)?;
+        match (decode, bias) {
+            (Linear::Quantized { .. }, None) => rescore(&logits, rows, dense),
+            _ => Ok(logits),
+        }
+    }
+}
+
+/// What the trunk and the head multiply by: they have no editable matrix.
+struct NoEditable;
+
+impl Projection for NoEditable {
+    fn project(&self, matrix: usize, _: &Tensor) -> Result<Tensor> {
+        candle_core::bail!("editable matrix {matrix} below the tail")
+    }
+}
+
+/// Where the tail begins: blocks below it. Refuses a tail of none or of more blocks than there are.
+pub fn trunk_blocks(file: &str, blocks: usize, tail_blocks: usize) -> std::result::Result<usize, ModelError> {
+    match blocks.checked_sub(tail_blocks) {
+        Some(trunk) if tail_blocks > 0 => Ok(trunk),
+        _ => Err(ModelError::Malformed {
+            file: file.to_owned(),
+            why: format!("{tail_blocks} editable blocks asked for, of {blocks}"),
+        }),
+    }
+}

@@ -1,0 +1,151 @@
+//! Records in groups whose edits are active at the same time.
+
+use std::ops::Range;
+
+use super::{Candidate, Choice, Edited, EvaluateOptions, Figures, Inputs, Outcome, Request, SetReport, Subject};
+use crate::{
+    editor::{Composition, Delta, EditorError, MatrixDelta},
+    training::{TrainingError, parallel::Workers},
+};
+
+/// So many of a large group's first records have figures of their own: what the later edits left of the early ones.
+const FIRST: usize = 100;
+
+/// What measuring in groups needs.
+pub(super) struct Groups<'a> {
+    pub inputs: &'a Inputs<'a>,
+    pub options: &'a EvaluateOptions,
+    pub choice: &'a Choice<'a>,
+    pub workers: &'a Workers,
+    pub window: Range<usize>,
+}
+
+/// The edits of a group under one editor.
+struct Edits {
+    composed: Delta,
+    /// By record: how long its edit took, and whether it could not be made.
+    made: Vec<(f64, bool)>,
+}
+
+impl Groups<'_> {
+    /// How many records are measured, counting each as often as it is.
+    pub fn steps(&self) -> u64 {
+        let records = |together: &usize| self.window.len() / together * together;
+        let edited: usize = self.options.simultaneous.iter().map(records).sum();
+        (self.window.len() + edited * self.inputs.candidates.len()) as u64
+    }
+
+    /// The outcome of every record without an edit.
+    pub fn unedited(&self) -> Result<Vec<Outcome>, TrainingError> {
+        let places: Vec<usize> = self.window.clone().collect();
+        let base = self.inputs.model.base();
+        self.each(&places, |place| self.subject(place)?.measure(base.as_ref()))
+    }
+
+    /// One editor's figures with `together` edits active at once.
+    pub fn measure(
+        &self,
+        candidate: &Candidate,
+        together: usize,
+        unedited: &[Outcome],
+    ) -> Result<SetReport, TrainingError> {
+        let places: Vec<usize> = self.window.clone().collect();
+        let mut outcomes = Vec::with_capacity(places.len());
+        if together == 1 {
+            outcomes = self.each(&places, |place| self.alone(candidate, place, unedited))?;
+        } else {
+            for group in places.chunks_exact(together) {
+                outcomes.extend(self.group(candidate, group)?);
+            }
+        }
+        let all: Vec<&Outcome> = outcomes.iter().collect();
+        let before: Vec<&Outcome> = unedited.iter().take(all.len()).collect();
+        let first: Vec<&Outcome> = outcomes.chunks(together).flat_map(|group| group.iter().take(FIRST)).collect();
+        Ok(SetReport {
+            together,
+            groups: outcomes.len() / together,
+            figures: Figures::new(&all, &before),
+            first_hundred: (together > FIRST).then(|| Figures::new(&first, &before).teacher_forced),
+        })
+    }
+
+    /// An edit that fails changes nothing, as in the service: its figures are the model's own.
+    fn alone(&self, candidate: &Candidate, place: usize, unedited: &[Outcome]) -> Result<Outcome, TrainingError> {
+        let (composed, milliseconds) = self.delta(candidate, place)?;
+        let composed = composed.and_then(|delta| candidate.editor.composition().compose(&[&delta]));
+        let edited = composed.and_then(|delta| Edited::new(self.inputs.model.base(), &delta));
+        let milliseconds = Some(milliseconds);
+        match edited {
+            Ok(edited) => Ok(Outcome { milliseconds, ..self.subject(place)?.measure(&edited)? }),
+            Err(EditorError::NonFinite { .. }) => {
+                Ok(Outcome { milliseconds, failed: true, ..unedited[place - self.window.start].clone() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn group(&self, candidate: &Candidate, places: &[usize]) -> Result<Vec<Outcome>, TrainingError> {
+        let Edits { composed, made } = self.edits(candidate, places)?;
+        let edited = Edited::new(self.inputs.model.base(), &composed)?;
+        let outcomes = self.each(places, |place| self.subject(place)?.measure(&edited))?;
+        let noted = outcomes.into_iter().zip(made);
+        Ok(noted.map(|(outcome, (ms, failed))| Outcome { milliseconds: Some(ms), failed, ..outcome }).collect())
+    }
+
+    /// Edits are made side by side, a few at a time: a dense change is as large as the matrices, and joins the others
+    /// before the next are made.
+    fn edits(&self, candidate: &Candidate, places: &[usize]) -> Result<Edits, TrainingError> {
+        let composition = candidate.editor.composition();
+        let (mut gathered, mut made) = (Vec::new(), Vec::with_capacity(places.len()));
+        for places in places.chunks(4 * self.workers.count()) {
+            for made_now in self.workers.map(places, |&place| self.delta(candidate, place)) {
+                let (delta, milliseconds) = made_now?;
+                made.push((milliseconds, delta.is_err()));
+                match delta {
+                    Ok(delta) => gather(&composition, &mut gathered, delta)?,
+                    Err(EditorError::NonFinite { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        let composed = composition.compose(&gathered.iter().collect::<Vec<_>>())?;
+        Ok(Edits { composed, made })
+    }
+
+    fn delta(&self, candidate: &Candidate, place: usize) -> Result<(Result<Delta, EditorError>, f64), TrainingError> {
+        let texts = self.choice.texts(place)?;
+        Ok(Request::new(self.inputs.model, &texts.edit)?.delta(candidate.editor.as_ref()))
+    }
+
+    fn subject(&self, place: usize) -> Result<Subject<'_>, TrainingError> {
+        Subject::new(self.inputs.model, self.choice.texts(place)?, self.options.max_new_tokens)
+    }
+
+    fn each(
+        &self,
+        places: &[usize],
+        measure: impl Fn(usize) -> Result<Outcome, TrainingError> + Sync + Send,
+    ) -> Result<Vec<Outcome>, TrainingError> {
+        let measured = self.workers.map(places, |&place| {
+            let outcome = measure(place);
+            self.inputs.bar.inc(1);
+            outcome.map_err(|error| TrainingError::Refused(format!("record {place}: {error}")))
+        });
+        measured.into_iter().collect()
+    }
+}
+
+/// Keeps a change for composing; a dense one is added to what is there.
+fn gather(composition: &Composition, gathered: &mut Vec<Delta>, delta: Delta) -> Result<(), EditorError> {
+    let dense = delta.0.iter().any(|matrix| matches!(matrix, MatrixDelta::Dense(_)));
+    let delta = match gathered.pop() {
+        Some(sum) if dense => composition.compose(&[&sum, &delta])?,
+        Some(other) => {
+            gathered.push(other);
+            delta
+        }
+        None => delta,
+    };
+    gathered.push(delta);
+    Ok(())
+}
