@@ -10,7 +10,7 @@ use amend::{
         Delta, Editor, EditorError, MatrixDelta,
         finetune::{Finetune, FinetuneOptions},
     },
-    model::{DenseMatrices, Model, Passage, Rows, TrunkState, capture::Captured},
+    model::{DenseMatrices, Extent, Model, Passage, Rows, TrunkState, capture::Captured},
     training::{
         dataset::{Dataset, Record},
         evaluate::{Candidate, EvaluateOptions, Figures, Inputs, Report, evaluate, reserve, window},
@@ -141,8 +141,8 @@ impl Bench {
     /// Log-probabilities after every position, in f64, each text alone and all of its rows.
     fn log_probs(&self, ids: &[u32], weights: &DenseMatrices) -> Vec<Vec<f64>> {
         let network = self.model.network();
-        let hidden = network.trunk(ids, &[ids.len()], None).unwrap();
-        let top = network.tail(&hidden, &[ids.len()], Rows::All, weights, None).unwrap();
+        let hidden = network.trunk(ids, &[Extent::text(ids.len())], None).unwrap();
+        let top = network.tail(&hidden, &[Extent::text(ids.len())], Rows::All, weights, None).unwrap();
         let logits: Vec<Vec<f32>> = network.logits(&top).unwrap().to_vec2().unwrap();
         let row = |row: Vec<f32>| {
             let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);

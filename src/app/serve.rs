@@ -175,6 +175,7 @@ fn generate_config(args: &ServeArgs) -> GenerateConfig {
     GenerateConfig {
         queue_capacity: engine.generate_queue_capacity,
         max_sequences: engine.max_sequences.get(),
+        kv_tokens: engine.kv_tokens,
         prefill_chunk: engine.prefill_chunk.get(),
         default_max_tokens: engine.default_max_tokens.get(),
         max_tokens: engine.max_tokens_limit.get(),
@@ -215,6 +216,8 @@ fn info(loaded: &Loaded, args: &ServeArgs) -> ServiceInfo {
             locality: args.limits.max_locality,
             generate_queue: args.engine.generate_queue_capacity,
             max_tokens: args.engine.max_tokens_limit.get(),
+            sequences: args.engine.max_sequences.get(),
+            kv_tokens: args.engine.kv_tokens,
             score_tokens: args.engine.score_tokens_limit.min(model.context_length()),
         },
     }

@@ -83,10 +83,9 @@ impl TextArgs {
             top_k: self.top_k,
             stop: self.stop.clone(),
             seed: Some(self.seed),
-            stream: false,
-            logprobs: None,
             version: self.version,
             compare_to: self.compare_to,
+            ..GenerateRequest::default()
         }
     }
 

@@ -128,9 +128,15 @@ pub struct EditLimitArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Generation")]
 pub struct EngineArgs {
-    /// Most sequences that are decoded at the same time
-    #[arg(long, env = "AMEND_MAX_SEQUENCES", value_name = "N", default_value = "8")]
+    /// Most sequences that are decoded at the same time, and so the most texts of one request
+    #[arg(long, env = "AMEND_MAX_SEQUENCES", value_name = "N", default_value = "16")]
     pub max_sequences: NonZeroUsize,
+
+    /// Most tokens whose keys and values are kept in memory for all running requests together, at least 2; a request
+    /// counts its prompt and all that it may generate, and waits until there is room
+    #[arg(long, env = "AMEND_KV_TOKENS", value_name = "N", default_value = "32768")]
+    #[arg(value_parser = values::at_least_two)]
+    pub kv_tokens: usize,
 
     /// Generation and scoring requests that may wait, at least 2 (one that compares counts twice); above it the answer
     /// is 429
@@ -139,7 +145,7 @@ pub struct EngineArgs {
     pub generate_queue_capacity: usize,
 
     /// Prompt tokens that are read between two tokens of the sequences that are being decoded
-    #[arg(long, env = "AMEND_PREFILL_CHUNK", value_name = "N", default_value = "128")]
+    #[arg(long, env = "AMEND_PREFILL_CHUNK", value_name = "N", default_value = "64")]
     pub prefill_chunk: NonZeroUsize,
 
     /// Tokens to generate for a request that does not say how many

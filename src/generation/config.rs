@@ -9,6 +9,9 @@ pub struct GenerateConfig {
     pub queue_capacity: usize,
     /// Sequences that are decoded side by side.
     pub max_sequences: usize,
+    /// Tokens whose keys and values all running sequences together may keep; a request counts its prompt and all that it
+    /// may generate.
+    pub kv_tokens: usize,
     /// Prompt tokens that are read between two tokens of the sequences already decoding.
     pub prefill_chunk: usize,
     /// `max_tokens` of a request that names none.
@@ -24,8 +27,9 @@ impl Default for GenerateConfig {
     fn default() -> Self {
         Self {
             queue_capacity: 128,
-            max_sequences: 8,
-            prefill_chunk: 128,
+            max_sequences: 16,
+            kv_tokens: 32_768,
+            prefill_chunk: 64,
             default_max_tokens: 64,
             max_tokens: 4096,
             score_tokens: 2048,
@@ -39,6 +43,7 @@ impl GenerateConfig {
         let least = [
             ("queue_capacity", self.queue_capacity, 2),
             ("max_sequences", self.max_sequences, 1),
+            ("kv_tokens", self.kv_tokens, 2),
             ("prefill_chunk", self.prefill_chunk, 1),
             ("default_max_tokens", self.default_max_tokens, 1),
             ("score_tokens", self.score_tokens, 2),

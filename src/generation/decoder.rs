@@ -10,6 +10,9 @@ pub trait Text: Send + Sync + 'static {
     /// The most tokens that a sequence may hold.
     fn context_length(&self) -> usize;
 
+    /// Size of the output distribution; ids are below it.
+    fn vocabulary(&self) -> usize;
+
     /// Tokens of a plain prompt, with what the model wants at its start.
     fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, GenerateError>;
 
@@ -24,8 +27,8 @@ pub trait Text: Send + Sync + 'static {
     /// Whether this token ends a text or a turn.
     fn is_end(&self, id: u32) -> bool;
 
-    /// One token as text, for log-probabilities.
-    fn token_text(&self, id: u32) -> String;
+    /// The bytes that one token stands for, for log-probabilities.
+    fn token_bytes(&self, id: u32) -> Vec<u8>;
 
     /// A fresh detokenizer for one sequence.
     fn detokenizer(&self) -> Box<dyn Detokenizer + '_>;
@@ -35,6 +38,16 @@ pub trait Text: Send + Sync + 'static {
 pub trait Detokenizer {
     /// The text that became whole with this token; never a part of a character.
     fn push(&mut self, id: u32) -> Result<Option<String>, GenerateError>;
+}
+
+/// One sequence's part of a pass.
+pub struct Feed<'a, D: Decoder + ?Sized> {
+    pub state: &'a mut D::State,
+    /// At least one token, after what `state` already holds.
+    pub ids: &'a [u32],
+    pub weights: &'a D::Lease,
+    /// Whether the logits after the last of `ids` are wanted.
+    pub logits: bool,
 }
 
 /// The network and the versions of its weights.
@@ -54,9 +67,19 @@ pub trait Decoder: Text {
     /// An empty sequence.
     fn start(&self) -> Self::State;
 
-    /// Feeds `ids` (at least one) after what `state` already holds; the logits, one per token of the vocabulary, after
-    /// the last of them. They depend on nothing but the state, the ids and the weights.
-    fn forward(&self, state: &mut Self::State, ids: &[u32], weights: &Self::Lease) -> Result<Vec<f32>, GenerateError>;
+    /// Another sequence that has read the same.
+    fn fork(&self, state: &Self::State) -> Result<Self::State, GenerateError>;
+
+    /// How many tokens a sequence has read.
+    fn read(&self, state: &Self::State) -> usize;
+
+    /// Forgets all but the first `read` tokens.
+    fn rewind(&self, state: &mut Self::State, read: usize) -> Result<(), GenerateError>;
+
+    /// Feeds all of these sequences in one pass, whatever their versions; for each the logits, one per token of the
+    /// vocabulary, if they are wanted. They depend on nothing but the sequence's own state, ids and weights. After an error
+    /// or a panic a state may hold a part of its ids, which [`rewind`](Self::rewind) takes away.
+    fn forward(&self, feeds: &mut [Feed<'_, Self>]) -> Result<Vec<Option<Vec<f32>>>, GenerateError>;
 
     /// How probable each passage's target is after its prompt; one score per passage, in order.
     fn score(&self, passages: &[Passage], weights: &Self::Lease) -> Result<Vec<TargetScore>, GenerateError>;

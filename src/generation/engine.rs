@@ -1,4 +1,4 @@
-//! The engine thread: the only one that runs the network. It advances every slot in turns.
+//! The engine thread: the only one that runs the network. A turn is one pass over everything that runs.
 
 use std::{sync::mpsc::Receiver, time::Instant};
 
@@ -6,13 +6,15 @@ use super::{
     decoder::Decoder,
     dispatch::{Life, Slot},
     error::GenerateError,
+    guarded::{guarded, pass},
     job::{Event, Events, Task},
     scoring::Scoring,
     sequence::Sequence,
+    shares::{Reader, shares},
 };
-use crate::{panics::caught, telemetry::Metrics};
+use crate::telemetry::Metrics;
 
-/// A task that has a slot and a version.
+/// A task that has its place and a version.
 pub(super) struct Placed<L> {
     pub task: Task,
     pub events: Events,
@@ -21,7 +23,7 @@ pub(super) struct Placed<L> {
     pub slot: Slot,
 }
 
-/// A task in its slot.
+/// A task in its place.
 ///
 /// Law 4: a request runs on one version, from its first token to its last. `lease` is taken before the first token, is
 /// the only one that the task's work ever sees, and is never replaced; each turn asserts that it still is `version`,
@@ -31,7 +33,7 @@ struct Active<'d, D: Decoder> {
     version: u64,
     /// The turn in which it last read prompt tokens, or joined.
     last_read: u64,
-    /// None when the task has ended: its version and its slot are free before the client hears of it.
+    /// None when the task has ended: its version and its place are free before the client hears of it.
     running: Option<Running<'d, D>>,
 }
 
@@ -68,7 +70,7 @@ pub(super) fn run<D: Decoder>(
         if life.stopped.is_cancelled() {
             active.drain(..).for_each(|mut task| task.end(Err(GenerateError::ShuttingDown)));
         }
-        engine.step(&mut active, turn);
+        engine.turn(&mut active, turn);
         active.retain(|task| task.running.is_some());
     }
 }
@@ -93,54 +95,81 @@ impl<'d, D: Decoder> Engine<'d, D> {
         Active { events, version, last_read: turn, running }
     }
 
-    /// One turn: one token for each sequence that is decoding, and between them a chunk for those that still read:
-    /// the one that waited longest, and the next ones too as long as they fit into what is left of the chunk. A long
-    /// prompt thus delays nobody by more than a chunk.
-    fn step(&self, active: &mut [Active<'d, D>], turn: u64) {
-        let (mut reading, decoding): (Vec<usize>, Vec<usize>) =
-            (0..active.len()).partition(|i| active[*i].next_chunk(self.chunk) > 0);
-        for i in decoding {
-            self.advance(&mut active[i]);
+    /// One turn: one token for each text that is being written, and in the same pass a chunk of what is still to be read.
+    /// A long prompt thus delays nobody by more than a chunk.
+    fn turn(&self, active: &mut [Active<'d, D>], turn: u64) {
+        active.iter_mut().for_each(|task| task.check(self.decoder));
+        let readers: Vec<Reader> = active.iter().map(|task| task.reader(self.chunk)).collect();
+        let shares = shares(&readers, self.chunk, turn);
+        for (task, share) in active.iter_mut().zip(&shares).filter(|(_, share)| **share > 0) {
+            task.last_read = turn;
+            task.score(self, *share);
         }
-        reading.sort_by_key(|i| active[*i].last_read);
-        let mut left = self.chunk;
-        for i in reading {
-            let tokens = active[i].next_chunk(self.chunk);
-            if tokens > left && left < self.chunk {
-                break;
-            }
-            active[i].last_read = turn;
-            self.advance(&mut active[i]);
-            left = left.saturating_sub(tokens);
-        }
+        self.generate(active, &shares);
     }
 
-    /// Advances one task; a panic ends this task alone.
-    fn advance(&self, task: &mut Active<'d, D>) {
-        let Some(running) = &mut task.running else { return };
-        let (events, version) = (&task.events, task.version);
-        let guarded = caught(|| {
-            assert_eq!(self.decoder.version(&running.lease), version, "a task stays on the version it began on");
-            match &mut running.work {
-                Work::Sequence(sequence) => sequence.advance(&running.lease, self.chunk, self.metrics, events),
-                Work::Scoring(scoring) => scoring.advance(self.decoder, &running.lease, self.chunk, self.metrics),
+    /// The pass over all sequences, and what follows from its answers.
+    fn generate(&self, active: &mut [Active<'d, D>], shares: &[usize]) {
+        let (mut feeds, mut counts) = (Vec::new(), Vec::with_capacity(active.len()));
+        for (task, share) in active.iter_mut().zip(shares) {
+            let before = feeds.len();
+            if let Some(Running { work: Work::Sequence(sequence), lease, .. }) = &mut task.running {
+                sequence.feed(*share, lease, &mut feeds);
             }
-        });
-        match guarded.unwrap_or_else(|panic| Err(panicked(&panic))) {
-            Ok(None) => {}
-            Ok(Some(last)) => task.end(Ok(last)),
-            Err(error) => task.end(Err(error)),
+            counts.push(feeds.len() - before);
+        }
+        if feeds.is_empty() {
+            return;
+        }
+        let mut answers = pass(self.decoder, feeds).into_iter();
+        for (task, count) in active.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
+            let own = answers.by_ref().take(count).collect::<Result<Vec<_>, _>>();
+            task.take(own, self.metrics);
         }
     }
 }
 
-impl<D: Decoder> Active<'_, D> {
-    /// Prompt tokens that its next turn reads; 0 while decoding.
-    fn next_chunk(&self, chunk: usize) -> usize {
-        match self.running.as_ref().map(|running| &running.work) {
-            Some(Work::Sequence(sequence)) => sequence.next_chunk(chunk),
-            Some(Work::Scoring(scoring)) => scoring.next_chunk(chunk),
-            None => 0,
+impl<'d, D: Decoder> Active<'d, D> {
+    /// Law 4, at every turn.
+    fn check(&mut self, decoder: &D) {
+        let Some(Running { lease, .. }) = &self.running else { return };
+        let checked = guarded(|| {
+            assert_eq!(decoder.version(lease), self.version, "a task stays on the version it began on");
+            Ok(None)
+        });
+        self.settle(checked);
+    }
+
+    /// What it still has to read.
+    fn reader(&self, chunk: usize) -> Reader {
+        let (unread, whole) = match self.running.as_ref().map(|running| &running.work) {
+            Some(Work::Sequence(sequence)) => (sequence.unread(), false),
+            Some(Work::Scoring(scoring)) => (scoring.next_chunk(chunk), true),
+            None => (0, false),
+        };
+        Reader { unread, whole, last_read: self.last_read }
+    }
+
+    /// Scores the next passages, if that is what it does.
+    fn score(&mut self, engine: &Engine<'d, D>, share: usize) {
+        let Some(Running { work: Work::Scoring(scoring), lease, .. }) = &mut self.running else { return };
+        let step = guarded(|| scoring.advance(engine.decoder, lease, share, engine.metrics));
+        self.settle(step);
+    }
+
+    /// Takes the network's answers.
+    fn take(&mut self, answers: Result<Vec<Option<Vec<f32>>>, GenerateError>, metrics: &Metrics) {
+        let Some(Running { work: Work::Sequence(sequence), .. }) = &mut self.running else { return };
+        let events = &self.events;
+        let step = answers.and_then(|answers| guarded(|| sequence.take(answers, metrics, events)));
+        self.settle(step);
+    }
+
+    fn settle(&mut self, step: Result<Option<Event>, GenerateError>) {
+        match step {
+            Ok(None) => {}
+            Ok(Some(last)) => self.end(Ok(last)),
+            Err(error) => self.end(Err(error)),
         }
     }
 
@@ -149,10 +178,4 @@ impl<D: Decoder> Active<'_, D> {
         // A client that has left needs no answer.
         let _ = self.events.send(last);
     }
-}
-
-fn panicked(panic: &str) -> GenerateError {
-    let message = format!("the engine {panic}");
-    tracing::error!(message, "a task in the engine panicked; the others go on");
-    GenerateError::Internal(message)
 }

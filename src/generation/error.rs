@@ -19,6 +19,11 @@ pub enum GenerateError {
     /// The prompt and what is to follow it do not fit into the model's context; all figures are tokens.
     #[error("{prompt_tokens} prompt tokens and {max_tokens} more exceed the context of {limit} tokens")]
     ContextExceeded { prompt_tokens: usize, max_tokens: usize, limit: usize },
+    /// The prompt and what is to follow it are more tokens than the engine keeps in memory, all requests together.
+    #[error(
+        "{prompt_tokens} prompt tokens and {n} x {max_tokens} more exceed the {limit} tokens that are kept in memory"
+    )]
+    CacheExceeded { prompt_tokens: usize, max_tokens: usize, n: usize, limit: usize },
     /// The service is stopping.
     #[error("the service is shutting down")]
     ShuttingDown,
@@ -36,7 +41,10 @@ impl GenerateError {
     /// The label under which `generate_requests` counts it.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
-            Self::Invalid { .. } | Self::UnknownVersion { .. } | Self::ContextExceeded { .. } => "invalid",
+            Self::Invalid { .. }
+            | Self::UnknownVersion { .. }
+            | Self::ContextExceeded { .. }
+            | Self::CacheExceeded { .. } => "invalid",
             Self::QueueFull { .. } | Self::ShuttingDown => "shed",
             Self::Internal(_) => "error",
         }

@@ -9,6 +9,7 @@ use std::{
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
+    budget::{Budget, Cost},
     config::GenerateConfig,
     decoder::{Decoder, Text},
     dispatch::{Dispatcher, Life, REBUILDS},
@@ -54,7 +55,7 @@ impl GenerateHandle {
         let dispatcher = Dispatcher {
             decoder: Arc::clone(&decoder),
             queue: Arc::new(Queue::new(config.queue_capacity, config.max_sequences)),
-            slots: Arc::new(Semaphore::new(config.max_sequences)),
+            budget: Budget::new(Cost { sequences: config.max_sequences, tokens: config.kv_tokens }),
             rebuilds: Semaphore::new(REBUILDS),
             engine,
             life: life.clone(),
@@ -123,11 +124,12 @@ impl GenerateHandle {
     async fn answer(&self, request: GenerateRequest) -> Result<GenerateResponse, GenerateError> {
         let (version, compare_to) = (request.version, request.compare_to);
         let plan = Arc::new(self.plan(request).await?);
-        let with_logprobs = plan.logprobs.is_some();
+        let (n, with_logprobs) = (plan.n, plan.logprobs.is_some());
         let versions = std::iter::once(version).chain(compare_to.map(Some));
         let outputs = self.admit(versions.map(|version| (Task::Generate(Arc::clone(&plan)), version)))?;
-        let answers =
-            outputs.into_iter().map(|events| async move { Output::open(events).await?.collect(with_logprobs).await });
+        let answers = outputs
+            .into_iter()
+            .map(|events| async move { Output::open(events).await?.collect(n, with_logprobs).await });
         let mut answers = futures::future::try_join_all(answers).await?.into_iter();
         let first = answers.next().ok_or_else(|| GenerateError::Internal("no sequence was started".into()))?;
         Ok(GenerateResponse { compared: answers.next().map(Box::new), ..first })

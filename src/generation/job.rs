@@ -6,6 +6,7 @@ use prometheus::IntGauge;
 use tokio::sync::mpsc;
 
 use super::{
+    budget::Cost,
     error::GenerateError,
     plan::Plan,
     request::{FinishReason, Usage},
@@ -23,15 +24,27 @@ pub(super) enum Task {
     Score(Vec<Passage>),
 }
 
+impl Task {
+    /// What it takes while it runs. Scoring keeps nothing from one turn to the next.
+    pub fn cost(&self) -> Cost {
+        match self {
+            Self::Generate(plan) => plan.cost(),
+            Self::Score(_) => Cost { sequences: 1, tokens: 0 },
+        }
+    }
+}
+
 /// What the engine tells.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// The task has a slot and runs on this version; always the first event.
+    /// The task has its place and runs on this version; always the first event.
     Started { version: u64 },
-    /// Text that is ready to show.
-    Text(Piece),
-    /// The end of a generation.
-    Finished { finish_reason: FinishReason, usage: Usage },
+    /// Text that is ready to show, of one of the request's texts.
+    Text { choice: usize, piece: Piece },
+    /// The end of one text.
+    Ended { choice: usize, finish_reason: FinishReason },
+    /// The end of a generation, after the end of each text.
+    Finished { usage: Usage },
     /// The end of a scoring task: one per passage, in order.
     Scored(Vec<TargetScore>),
 }
@@ -41,10 +54,11 @@ pub(super) enum Event {
 pub(super) type Events = mpsc::UnboundedSender<Result<Event, GenerateError>>;
 pub(super) type EventsOut = mpsc::UnboundedReceiver<Result<Event, GenerateError>>;
 
-/// A task that waits for a slot.
+/// A task that waits for its place.
 pub(super) struct Job {
     pub task: Task,
-    /// Which version to run on; none is the newest at the time the task gets its slot.
+    pub cost: Cost,
+    /// Which version to run on; none is the newest at the time the task gets its place.
     pub version: Option<u64>,
     pub events: Events,
     pub admitted: Instant,
@@ -54,8 +68,9 @@ pub(super) struct Job {
 impl Job {
     pub fn new(task: Task, version: Option<u64>, metrics: &Metrics) -> (Self, EventsOut) {
         let (events, out) = mpsc::unbounded_channel();
-        let waiting = Counted::new(metrics.sequences.with_label_values(&["waiting"]));
-        (Self { task, version, events, admitted: Instant::now(), waiting }, out)
+        let cost = task.cost();
+        let waiting = Counted::new(metrics.sequences.with_label_values(&["waiting"]), cost.sequences);
+        (Self { task, cost, version, events, admitted: Instant::now(), waiting }, out)
     }
 
     /// Whether nobody waits for the answer any more.
@@ -70,20 +85,21 @@ impl Job {
     }
 }
 
-/// One more in a gauge, for as long as it lives.
+/// So many more in a gauge, for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Counted(IntGauge);
+pub(super) struct Counted(IntGauge, i64);
 
 impl Counted {
-    pub fn new(gauge: IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
+    pub fn new(gauge: IntGauge, count: usize) -> Self {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        gauge.add(count);
+        Self(gauge, count)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.dec();
+        self.0.sub(self.1);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
-    decoder::{Decoder, Detokenizer, Text},
+    decoder::{Decoder, Detokenizer, Feed, Text},
     error::GenerateError,
     request::Message,
 };
@@ -91,6 +91,10 @@ impl Text for ModelDecoder {
         self.model.context_length()
     }
 
+    fn vocabulary(&self) -> usize {
+        self.model.vocab_size()
+    }
+
     fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
         self.model.tokenizer().encode_prompt(text).map_err(refused("prompt"))
     }
@@ -115,8 +119,8 @@ impl Text for ModelDecoder {
         self.model.tokenizer().is_end(id)
     }
 
-    fn token_text(&self, id: u32) -> String {
-        self.model.tokenizer().token_text(id).unwrap_or_default()
+    fn token_bytes(&self, id: u32) -> Vec<u8> {
+        self.model.tokenizer().token_bytes(id).unwrap_or_default().to_vec()
     }
 
     fn detokenizer(&self) -> Box<dyn Detokenizer + '_> {
@@ -151,8 +155,24 @@ impl Decoder for ModelDecoder {
         self.model.start()
     }
 
-    fn forward(&self, state: &mut Sequence, ids: &[u32], weights: &Lease) -> Result<Vec<f32>, GenerateError> {
-        self.model.forward(state, ids, &**weights).map_err(internal)
+    fn fork(&self, state: &Sequence) -> Result<Sequence, GenerateError> {
+        state.fork().map_err(|error| internal(error.into()))
+    }
+
+    fn read(&self, state: &Sequence) -> usize {
+        state.len()
+    }
+
+    fn rewind(&self, state: &mut Sequence, read: usize) -> Result<(), GenerateError> {
+        state.truncate(read).map_err(|error| internal(error.into()))
+    }
+
+    fn forward(&self, feeds: &mut [Feed<'_, Self>]) -> Result<Vec<Option<Vec<f32>>>, GenerateError> {
+        let one = |feed: &mut Feed<'_, Self>| {
+            let logits = self.model.forward(feed.state, feed.ids, &**feed.weights).map_err(internal)?;
+            Ok(feed.logits.then_some(logits))
+        };
+        feeds.iter_mut().map(one).collect()
     }
 
     fn score(&self, passages: &[Passage], weights: &Lease) -> Result<Vec<TargetScore>, GenerateError> {

@@ -1,10 +1,11 @@
 //! Validation: a request becomes a plan that can be carried out, or an error that names the field and the numbers.
 
 use super::{
+    budget::Cost,
     config::GenerateConfig,
     decoder::Text,
     error::GenerateError,
-    request::{GenerateRequest, Message, ScoreRequest},
+    request::{GenerateRequest, ScoreRequest},
     sampler::SamplerSettings,
     stop::check_stops,
 };
@@ -22,7 +23,10 @@ const MAX_ROLE_BYTES: usize = 32;
 pub(super) struct Plan {
     /// Prompt tokens, at least one; with `max_tokens` they fit into the context.
     pub ids: Vec<u32>,
+    /// Of each text.
     pub max_tokens: usize,
+    /// How many texts, at least one.
+    pub n: usize,
     pub sampler: SamplerSettings,
     pub stop: Vec<String>,
     /// How many alternatives to report per token; none reports nothing.
@@ -36,9 +40,23 @@ impl Plan {
         check_stops(&request.stop)?;
         check_range("max_tokens", request.max_tokens, 1, config.max_tokens)?;
         check_range("logprobs", request.logprobs, 0, MAX_LOGPROBS)?;
-        let ids = prompt_ids(request.prompt.as_deref(), request.messages.as_deref(), text)?;
-        let max_tokens = fit(ids.len(), request.max_tokens, text.context_length(), config)?;
-        Ok(Self { ids, max_tokens, sampler, stop: request.stop, logprobs: request.logprobs })
+        check_range("n", request.n, 1, config.max_sequences)?;
+        let ids = prompt_ids(&request, text)?;
+        let n = request.n.unwrap_or(1);
+        let kept = config.kv_tokens.saturating_sub(ids.len()) / n;
+        let default = if request.open_ended { config.max_tokens } else { config.default_max_tokens };
+        let max_tokens = fit(ids.len(), request.max_tokens, text.context_length(), default.min(kept))?;
+        let plan = Self { ids, max_tokens, n, sampler, stop: request.stop, logprobs: request.logprobs };
+        let (tokens, limit) = (plan.cost().tokens, config.kv_tokens);
+        if tokens > limit {
+            return Err(GenerateError::CacheExceeded { prompt_tokens: plan.ids.len(), max_tokens, n, limit });
+        }
+        Ok(plan)
+    }
+
+    /// What it takes while it runs: the prompt's keys and values are the same for all of its texts.
+    pub fn cost(&self) -> Cost {
+        Cost { sequences: self.n, tokens: self.ids.len() + self.n * self.max_tokens }
     }
 }
 
@@ -79,8 +97,11 @@ fn check_range(field: &str, value: Option<usize>, least: usize, most: usize) -> 
     }
 }
 
-fn prompt_ids(prompt: Option<&str>, messages: Option<&[Message]>, text: &dyn Text) -> Result<Vec<u32>, GenerateError> {
-    let (field, ids) = match (prompt, messages) {
+fn prompt_ids(request: &GenerateRequest, text: &dyn Text) -> Result<Vec<u32>, GenerateError> {
+    if let Some(ids) = &request.prompt_ids {
+        return check_ids(ids, text.vocabulary());
+    }
+    let (field, ids) = match (request.prompt.as_deref(), request.messages.as_deref()) {
         (Some(_), Some(_)) => {
             return Err(GenerateError::invalid("messages", "give either prompt or messages, not both"));
         }
@@ -99,6 +120,16 @@ fn prompt_ids(prompt: Option<&str>, messages: Option<&[Message]>, text: &dyn Tex
     Ok(ids)
 }
 
+fn check_ids(ids: &[u32], vocabulary: usize) -> Result<Vec<u32>, GenerateError> {
+    if ids.is_empty() {
+        return Err(GenerateError::invalid("prompt", "must be at least one token"));
+    }
+    match ids.iter().find(|id| **id as usize >= vocabulary) {
+        Some(id) => Err(GenerateError::invalid("prompt", format!("token ids must be below {vocabulary}. Given: {id}"))),
+        None => Ok(ids.to_vec()),
+    }
+}
+
 /// A role goes into the template between special tokens, so it has to be a plain name.
 fn check_role(i: usize, role: &str) -> Result<(), GenerateError> {
     let plain = role.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
@@ -110,9 +141,9 @@ fn check_role(i: usize, role: &str) -> Result<(), GenerateError> {
 }
 
 /// How many tokens to generate: what was asked for, which has to fit, or the default, cut to what fits.
-fn fit(prompt: usize, asked: Option<usize>, limit: usize, config: &GenerateConfig) -> Result<usize, GenerateError> {
-    let room = limit.saturating_sub(prompt).max(1);
-    let max_tokens = asked.unwrap_or(config.default_max_tokens.min(room));
+fn fit(prompt: usize, asked: Option<usize>, limit: usize, default: usize) -> Result<usize, GenerateError> {
+    let room = limit.saturating_sub(prompt);
+    let max_tokens = asked.unwrap_or(default.min(room).max(1));
     fits(prompt, max_tokens, limit)?;
     Ok(max_tokens)
 }

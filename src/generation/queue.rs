@@ -8,14 +8,18 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{error::GenerateError, job::Job};
+use super::{
+    budget::Cost,
+    error::GenerateError,
+    job::{Events, Job},
+};
 
 /// The least and the most that a client is told to wait.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Weight of the newest measurement in the mean time that a task holds its slot.
 const NEWEST: f64 = 0.2;
 
-/// Jobs that wait for a slot, first come, first served. Jobs whose client has left do not count against the capacity.
+/// Jobs that wait for their place, first come, first served. Jobs whose client has left do not count against the capacity.
 pub(super) struct Queue {
     capacity: usize,
     slots: usize,
@@ -57,15 +61,15 @@ impl Queue {
         Ok(())
     }
 
-    /// The next job whose client still waits; none when the queue is closed and empty. For one consumer.
-    pub async fn next(&self) -> Option<Job> {
+    /// Waits for a first job whose client still waits: what it costs, and where its client would be seen leaving. None when
+    /// the queue is closed and empty. For one consumer.
+    pub async fn first(&self) -> Option<(Cost, Events)> {
         loop {
             {
                 let mut inner = self.lock();
-                while let Some(job) = inner.jobs.pop_front() {
-                    if !job.is_abandoned() {
-                        return Some(job);
-                    }
+                inner.skip_abandoned();
+                if let Some(job) = inner.jobs.front() {
+                    return Some((job.cost, job.events.clone()));
                 }
                 if inner.closed {
                     return None;
@@ -73,6 +77,13 @@ impl Queue {
             }
             self.changed.notified().await;
         }
+    }
+
+    /// Takes the first job whose client still waits, if `fits` says so of its cost.
+    pub fn take(&self, fits: impl FnOnce(Cost) -> bool) -> Option<Job> {
+        let mut inner = self.lock();
+        inner.skip_abandoned();
+        inner.jobs.front().is_some_and(|job| fits(job.cost)).then(|| inner.jobs.pop_front())?
     }
 
     /// The place of a job that waits elsewhere: it counts against the capacity until this is dropped.
@@ -109,6 +120,12 @@ impl Queue {
 }
 
 impl Inner {
+    fn skip_abandoned(&mut self) {
+        while self.jobs.front().is_some_and(Job::is_abandoned) {
+            self.jobs.pop_front();
+        }
+    }
+
     fn waiting(&self) -> usize {
         self.jobs.len() + self.rebuilding
     }
@@ -144,8 +161,10 @@ mod tests {
         assert!(matches!(queue.admit(vec![two, three]), Err(GenerateError::QueueFull { capacity: 2, .. })));
         queue.close();
         assert_eq!(queue.admit(vec![job().0]), Err(GenerateError::ShuttingDown));
-        assert!(queue.next().await.is_some());
-        assert!(queue.next().await.is_none());
+        let (cost, _) = queue.first().await.unwrap();
+        assert!(queue.take(|_| false).is_none(), "it stays until there is room for it");
+        assert!(queue.take(|first| first == cost).is_some());
+        assert!(queue.first().await.is_none());
     }
 
     #[tokio::test]

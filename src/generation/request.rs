@@ -36,6 +36,22 @@ pub struct GenerateRequest {
     /// Sample from this many most probable tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<usize>,
+    /// Sample from tokens that have at least this share of the most probable one's probability; 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f64>,
+    /// Divides the logits of tokens that the prompt or the text has already (multiplies them below zero); above 0, at
+    /// most 10. 1 changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f64>,
+    /// Taken from the logits of tokens that the generated text has already; -2 to 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<f64>,
+    /// Taken from the logits of tokens once for each time that the generated text has them; -2 to 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<f64>,
+    /// How many texts to generate, each with draws of its own; default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<usize>,
     /// Strings at which to stop; they are not part of the text.
     #[serde(default)]
     pub stop: Vec<String>,
@@ -54,6 +70,13 @@ pub struct GenerateRequest {
     /// A second version to answer the same request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compare_to: Option<u64>,
+    /// Token ids in place of `prompt`, for callers inside the service.
+    #[serde(skip)]
+    pub prompt_ids: Option<Vec<u32>>,
+    /// Without `max_tokens`, generate as many as fit and the limit allows instead of the default, for callers inside the
+    /// service.
+    #[serde(skip)]
+    pub open_ended: bool,
 }
 
 /// Why generation ended.
@@ -76,8 +99,12 @@ pub struct Usage {
 /// A token and its log-probability (nats).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TokenLogprob {
+    /// The token as text; bytes that are no text on their own are shown as U+FFFD.
     pub token: String,
     pub logprob: f32,
+    /// The bytes that it stands for.
+    #[serde(skip)]
+    pub bytes: Vec<u8>,
     /// The most probable tokens at this position, best first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub top: Vec<Alternative>,
@@ -88,17 +115,34 @@ pub struct TokenLogprob {
 pub struct Alternative {
     pub token: String,
     pub logprob: f32,
+    /// The bytes that it stands for.
+    #[serde(skip)]
+    pub bytes: Vec<u8>,
+}
+
+/// One of several texts of a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Choice {
+    pub text: String,
+    pub finish_reason: FinishReason,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Vec<TokenLogprob>>,
 }
 
 /// Generated text, and which version generated it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct GenerateResponse {
+    /// The text, the first one if there are several.
     pub text: String,
     pub version: u64,
     pub finish_reason: FinishReason,
+    /// Of all texts together; the prompt counts once.
     pub usage: Usage,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<Vec<TokenLogprob>>,
+    /// All texts, the first one too, where `n` asked for more than one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<Choice>,
     /// What the version named by `compare_to` answered.
     #[schema(no_recursion)]
     pub compared: Option<Box<GenerateResponse>>,
@@ -136,11 +180,13 @@ pub struct Score {
     pub greedy: bool,
 }
 
-/// What a stream of generation carries.
+/// What a stream of generation carries. `choice` counts from 0 and is below the request's `n`.
 #[derive(Debug, Clone)]
 pub enum GenerateEvent {
     /// Text that is ready to show: whole characters, no part of a stop string.
-    Text { text: String, logprobs: Vec<TokenLogprob> },
-    /// The end.
-    Done { version: u64, finish_reason: FinishReason, usage: Usage },
+    Text { choice: usize, text: String, logprobs: Vec<TokenLogprob> },
+    /// The end of one text.
+    Ended { choice: usize, finish_reason: FinishReason },
+    /// The end of all.
+    Done { version: u64, usage: Usage },
 }

@@ -1,7 +1,16 @@
 //! From logits to the next token, and to the log-probabilities that a client may ask for.
+//!
+//! The order is: penalties, temperature, top-k, top-p, min-p, the draw. Every step is a function of the logits, the
+//! sequence's own tokens and its own generator, so what is drawn does not depend on what else runs. candle's processor
+//! has neither penalties nor min-p, and sorts the whole vocabulary for top-p.
 
-use candle_core::{Device, Tensor};
-use candle_transformers::generation::{LogitsProcessor, Sampling};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::{error::GenerateError, request::GenerateRequest};
 
@@ -9,62 +18,205 @@ use super::{error::GenerateError, request::GenerateRequest};
 const MAX_TEMPERATURE: f64 = 2.0;
 /// Below this a temperature is taken as 0: dividing logits by less leaves the range of f32.
 const MIN_TEMPERATURE: f64 = 1e-7;
+/// The highest repetition penalty that a request may name.
+const MAX_REPETITION: f64 = 10.0;
+/// The largest presence or frequency penalty, of either sign.
+const MAX_PENALTY: f64 = 2.0;
+/// How many of the most probable tokens are sorted at first to find where top-p ends; eight times more each time that
+/// they do not reach it.
+const HEAD: usize = 128;
 
 /// How to choose tokens; checked.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct SamplerSettings {
-    sampling: Sampling,
+    /// None takes the most probable token.
+    temperature: Option<f32>,
+    top_k: usize,
+    top_p: f64,
+    min_p: f32,
+    repetition: f32,
+    presence: f32,
+    frequency: f32,
     seed: u64,
 }
 
 impl SamplerSettings {
-    /// Reads `temperature`, `top_p`, `top_k` and `seed`; [`GenerateError::Invalid`] names the one out of range.
+    /// Reads the sampling fields; [`GenerateError::Invalid`] names the first one that is out of range.
     pub fn new(request: &GenerateRequest) -> Result<Self, GenerateError> {
-        let temperature = request.temperature.unwrap_or(0.0);
-        if !(0.0..=MAX_TEMPERATURE).contains(&temperature) {
-            return Err(GenerateError::invalid(
-                "temperature",
-                format!("must be from 0 to {MAX_TEMPERATURE}. Given: {temperature}"),
-            ));
-        }
-        if let Some(p) = request.top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
-            return Err(GenerateError::invalid("top_p", format!("must be above 0 and at most 1. Given: {p}")));
-        }
+        let temperature = in_range("temperature", request.temperature, 0.0, MAX_TEMPERATURE)?.unwrap_or(0.0);
+        let top_p = above_zero("top_p", request.top_p, 1.0)?.unwrap_or(1.0);
         if request.top_k == Some(0) {
             return Err(GenerateError::invalid("top_k", "must be at least 1. Given: 0"));
         }
-        let sampling = match (request.top_k, request.top_p) {
-            _ if temperature < MIN_TEMPERATURE => Sampling::ArgMax,
-            (None, None) => Sampling::All { temperature },
-            (Some(k), None) => Sampling::TopK { k, temperature },
-            (None, Some(p)) => Sampling::TopP { p, temperature },
-            (Some(k), Some(p)) => Sampling::TopKThenTopP { k, p, temperature },
-        };
-        Ok(Self { sampling, seed: request.seed.unwrap_or(0) })
+        let min_p = in_range("min_p", request.min_p, 0.0, 1.0)?.unwrap_or(0.0);
+        let repetition = above_zero("repetition_penalty", request.repetition_penalty, MAX_REPETITION)?.unwrap_or(1.0);
+        let penalty =
+            |field, value| in_range(field, value, -MAX_PENALTY, MAX_PENALTY).map(|value| value.unwrap_or(0.0));
+        Ok(Self {
+            temperature: (temperature >= MIN_TEMPERATURE).then_some(temperature as f32),
+            top_k: request.top_k.unwrap_or(usize::MAX),
+            top_p,
+            min_p: min_p as f32,
+            repetition: repetition as f32,
+            presence: penalty("presence_penalty", request.presence_penalty)? as f32,
+            frequency: penalty("frequency_penalty", request.frequency_penalty)? as f32,
+            seed: request.seed.unwrap_or(0),
+        })
+    }
+
+    fn counts_tokens(&self) -> bool {
+        self.repetition != 1.0 || self.presence != 0.0 || self.frequency != 0.0
     }
 }
 
-/// Chooses one sequence's tokens. It has a generator of its own, so what it draws depends on its seed and on its own
-/// sequence, not on what else runs.
-pub(super) struct Sampler(LogitsProcessor);
+fn in_range(field: &str, value: Option<f64>, least: f64, most: f64) -> Result<Option<f64>, GenerateError> {
+    match value.filter(|value| !(least..=most).contains(value)) {
+        Some(value) => Err(GenerateError::invalid(field, format!("must be from {least} to {most}. Given: {value}"))),
+        None => Ok(value),
+    }
+}
+
+fn above_zero(field: &str, value: Option<f64>, most: f64) -> Result<Option<f64>, GenerateError> {
+    match value.filter(|value| !(*value > 0.0 && *value <= most)) {
+        Some(value) => {
+            Err(GenerateError::invalid(field, format!("must be above 0 and at most {most}. Given: {value}")))
+        }
+        None => Ok(value),
+    }
+}
+
+/// Chooses one text's tokens. It has a generator of its own, so what it draws depends on its seed, on its own tokens and
+/// on which of the request's texts it is, not on what else runs.
+pub(super) struct Sampler {
+    settings: SamplerSettings,
+    rng: ChaCha8Rng,
+    /// How often the text has each token; kept only where a penalty asks for it, as `prompt` is.
+    generated: BTreeMap<u32, u32>,
+    prompt: BTreeSet<u32>,
+}
 
 impl Sampler {
-    pub fn new(settings: &SamplerSettings) -> Self {
-        Self(LogitsProcessor::from_sampling(settings.seed, settings.sampling.clone()))
+    /// `prompt` is what the text continues; `choice` says which of the request's texts it is.
+    pub fn new(settings: &SamplerSettings, prompt: &[u32], choice: usize) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
+        rng.set_stream(choice as u64);
+        let prompt = if settings.repetition == 1.0 { BTreeSet::new() } else { prompt.iter().copied().collect() };
+        Self { settings: settings.clone(), rng, generated: BTreeMap::new(), prompt }
     }
 
     /// The next token. Logits that are not a number are an error: nothing drawn from them would mean anything.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, GenerateError> {
-        if logits.is_empty() || logits.iter().any(|logit| logit.is_nan()) {
+        let finite = |logit: &f32| logit.is_finite() || *logit == f32::NEG_INFINITY;
+        if !logits.iter().all(finite) || logits.iter().all(|logit| *logit == f32::NEG_INFINITY) {
             return Err(GenerateError::Internal("the network gave logits that are not numbers".into()));
         }
-        Tensor::from_slice(logits, logits.len(), &Device::Cpu)
-            .and_then(|logits| self.0.sample(&logits))
-            .map_err(|error| GenerateError::Internal(format!("sampling failed: {error}")))
+        let logits = self.penalised(logits);
+        let id = match self.settings.temperature {
+            None => best(&logits),
+            Some(temperature) => self.draw(&logits, temperature),
+        };
+        if self.settings.counts_tokens() {
+            *self.generated.entry(id).or_default() += 1;
+        }
+        Ok(id)
+    }
+
+    fn penalised<'l>(&self, logits: &'l [f32]) -> Cow<'l, [f32]> {
+        let settings = &self.settings;
+        if !settings.counts_tokens() || (self.generated.is_empty() && self.prompt.is_empty()) {
+            return Cow::Borrowed(logits);
+        }
+        let mut logits = logits.to_vec();
+        let only_prompt = self.prompt.iter().filter(|id| !self.generated.contains_key(id));
+        for id in only_prompt.chain(self.generated.keys()) {
+            // The tokenizer may know ids that the network does not.
+            let Some(logit) = logits.get_mut(*id as usize) else { continue };
+            *logit = if *logit > 0.0 { *logit / settings.repetition } else { *logit * settings.repetition };
+        }
+        for (id, count) in &self.generated {
+            logits[*id as usize] -= settings.presence + settings.frequency * *count as f32;
+        }
+        Cow::Owned(logits)
+    }
+
+    fn draw(&mut self, logits: &[f32], temperature: f32) -> u32 {
+        let candidates = Candidates::new(logits, temperature, &self.settings);
+        let mut left = self.rng.random::<f64>() * candidates.total;
+        for (id, weight) in &candidates.kept {
+            left -= f64::from(*weight);
+            if left < 0.0 {
+                return *id;
+            }
+        }
+        // Rounding can leave a little.
+        candidates.kept.last().map_or_else(|| best(logits), |(id, _)| *id)
     }
 }
 
-/// Log-probabilities (nats) under the raw logits, whatever the temperature: of `chosen`, and of the `n` most probable
+/// Tokens that may be drawn, with weights in proportion to their probabilities.
+struct Candidates {
+    kept: Vec<(u32, f32)>,
+    total: f64,
+}
+
+impl Candidates {
+    fn new(logits: &[f32], temperature: f32, settings: &SamplerSettings) -> Self {
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weight = |logit: f32| ((logit - largest) / temperature).exp();
+        let mut kept: Vec<(u32, f32)> =
+            logits.iter().enumerate().map(|(id, logit)| (id as u32, weight(*logit))).collect();
+        if settings.top_k < kept.len() {
+            kept.select_nth_unstable_by(settings.top_k - 1, better);
+            kept.truncate(settings.top_k);
+            kept.sort_unstable_by(better);
+        }
+        if settings.top_p < 1.0 {
+            keep_mass(&mut kept, settings.top_p);
+        }
+        if settings.min_p > 0.0 {
+            // The largest weight is 1.
+            kept.retain(|(_, weight)| *weight >= settings.min_p);
+        }
+        let total = kept.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        Self { kept, total }
+    }
+}
+
+/// Best first, equal ones by id.
+fn better(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Keeps the fewest of the best whose weights reach the share `p` of all.
+fn keep_mass(kept: &mut Vec<(u32, f32)>, p: f64) {
+    let enough = p * kept.iter().map(|(_, weight)| f64::from(*weight)).sum::<f64>();
+    let mut head = HEAD;
+    loop {
+        let sorted = head.min(kept.len());
+        if sorted < kept.len() {
+            kept.select_nth_unstable_by(sorted, better);
+        }
+        kept[..sorted].sort_unstable_by(better);
+        let mut mass = 0.0;
+        let reached = kept[..sorted].iter().position(|(_, weight)| {
+            mass += f64::from(*weight);
+            mass >= enough
+        });
+        match reached {
+            Some(last) => return kept.truncate(last + 1),
+            None if sorted == kept.len() => return,
+            None => head *= 8,
+        }
+    }
+}
+
+/// The most probable token, of equal ones the first.
+fn best(logits: &[f32]) -> u32 {
+    let first_best = |best: (usize, f32), (id, logit): (usize, &f32)| if *logit > best.1 { (id, *logit) } else { best };
+    logits.iter().enumerate().fold((0, f32::NEG_INFINITY), first_best).0 as u32
+}
+
+/// Log-probabilities (nats) under the raw logits, whatever the sampling: of `chosen`, and of the `n` most probable
 /// tokens, best first, equal ones by id.
 pub(super) fn log_probs(logits: &[f32], chosen: u32, n: usize) -> (f32, Vec<(u32, f32)>) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -83,74 +235,4 @@ pub(super) fn log_probs(logits: &[f32], chosen: u32, n: usize) -> (f32, Vec<(u32
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(edit: impl FnOnce(&mut GenerateRequest)) -> Result<SamplerSettings, GenerateError> {
-        let mut request = GenerateRequest::default();
-        edit(&mut request);
-        SamplerSettings::new(&request)
-    }
-
-    fn draws(settings: &SamplerSettings, logits: &[f32], n: usize) -> Vec<u32> {
-        let mut sampler = Sampler::new(settings);
-        (0..n).map(|_| sampler.sample(logits).unwrap()).collect()
-    }
-
-    const LOGITS: [f32; 6] = [0.1, 2.0, 1.5, -1.0, 1.9, 0.0];
-
-    #[test]
-    fn greedy_without_a_temperature() {
-        assert_eq!(draws(&settings(|_| ()).unwrap(), &LOGITS, 3), [1, 1, 1]);
-        assert_eq!(draws(&settings(|r| r.temperature = Some(1e-9)).unwrap(), &LOGITS, 3), [1, 1, 1]);
-    }
-
-    #[test]
-    fn top_k_and_top_p_bound_what_is_drawn() {
-        let all = settings(|r| r.temperature = Some(1.0)).unwrap();
-        let drawn = draws(&all, &LOGITS, 400);
-        assert!((0..6).all(|id| drawn.contains(&id)), "every token comes at temperature 1");
-        let top_k = settings(|r| (r.temperature, r.top_k) = (Some(1.0), Some(2))).unwrap();
-        assert!(draws(&top_k, &LOGITS, 200).iter().all(|id| [1, 4].contains(id)));
-        let top_p = settings(|r| (r.temperature, r.top_p) = (Some(1.0), Some(0.5))).unwrap();
-        assert!(draws(&top_p, &LOGITS, 200).iter().all(|id| [1, 4].contains(id)));
-        let both = settings(|r| (r.temperature, r.top_k, r.top_p) = (Some(1.0), Some(3), Some(0.2))).unwrap();
-        assert!(draws(&both, &LOGITS, 200).iter().all(|id| *id == 1));
-    }
-
-    #[test]
-    fn a_seed_fixes_the_draws() {
-        let seeded =
-            |seed| draws(&settings(|r| (r.temperature, r.seed) = (Some(1.0), Some(seed))).unwrap(), &LOGITS, 50);
-        assert_eq!(seeded(7), seeded(7));
-        assert_ne!(seeded(7), seeded(8));
-    }
-
-    #[test]
-    fn ranges_are_refused_with_numbers() {
-        let message = |edit: fn(&mut GenerateRequest)| settings(edit).unwrap_err().to_string();
-        assert_eq!(message(|r| r.temperature = Some(-0.5)), "temperature: must be from 0 to 2. Given: -0.5");
-        assert_eq!(message(|r| r.temperature = Some(f64::NAN)), "temperature: must be from 0 to 2. Given: NaN");
-        assert_eq!(message(|r| r.top_p = Some(1.5)), "top_p: must be above 0 and at most 1. Given: 1.5");
-        assert_eq!(message(|r| r.top_p = Some(0.0)), "top_p: must be above 0 and at most 1. Given: 0");
-        assert_eq!(message(|r| r.top_k = Some(0)), "top_k: must be at least 1. Given: 0");
-    }
-
-    #[test]
-    fn logits_that_are_not_numbers_are_an_error() {
-        let mut sampler = Sampler::new(&settings(|_| ()).unwrap());
-        assert!(matches!(sampler.sample(&[0.0, f32::NAN]), Err(GenerateError::Internal(_))));
-        assert!(matches!(sampler.sample(&[]), Err(GenerateError::Internal(_))));
-    }
-
-    #[test]
-    fn log_probs_are_a_log_softmax_best_first() {
-        let logits = [1.0_f32.ln(), 5.0_f32.ln(), 2.0_f32.ln(), 2.0_f32.ln()];
-        let (chosen, top) = log_probs(&logits, 0, 3);
-        assert!((chosen - 0.1_f32.ln()).abs() < 1e-6);
-        assert_eq!(top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 2, 3]);
-        assert!((top[0].1 - 0.5_f32.ln()).abs() < 1e-6);
-        assert_eq!(log_probs(&logits, 0, 0).1, []);
-        assert_eq!(log_probs(&logits, 0, 9).1.len(), 4);
-    }
-}
+mod tests;

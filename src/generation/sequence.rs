@@ -1,130 +1,124 @@
-//! One sequence being generated: its prompt is read in chunks, then it grows by one token a turn.
+//! One request being generated: its prompt is read once, in chunks; then each of its texts grows by one token a turn.
 
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    decoder::Decoder,
+    decoder::{Decoder, Feed},
     error::GenerateError,
     job::{Event, Events},
     plan::Plan,
-    request::{Alternative, FinishReason, TokenLogprob, Usage},
-    sampler::{Sampler, log_probs},
-    stop::StopMatcher,
-    text_out::{Piece, TextOut},
+    request::Usage,
+    writing::{Writing, time_to_first_token},
 };
 use crate::telemetry::Metrics;
 
-/// A sequence's state between two turns.
+/// A request's state between two turns.
 pub(super) struct Sequence<'d, D: Decoder> {
     decoder: &'d D,
     plan: Arc<Plan>,
-    state: D::State,
-    /// Prompt tokens read so far.
-    read: usize,
-    /// The token chosen last, not yet fed; none while the prompt is being read.
-    last: Option<u32>,
-    generated: usize,
-    sampler: Sampler,
-    out: TextOut<'d>,
+    stage: Stage<'d, D>,
     admitted: Instant,
-    last_token: Option<Instant>,
+    /// Tokens of the texts that have ended.
+    generated: usize,
+}
+
+enum Stage<'d, D: Decoder> {
+    /// The first `read` tokens of the prompt are in `state`, and `now` more are being read in this turn.
+    Reading { state: D::State, read: usize, now: usize },
+    /// The texts that have not ended.
+    Writing(Vec<Writing<'d, D>>),
 }
 
 impl<'d, D: Decoder> Sequence<'d, D> {
     pub fn new(decoder: &'d D, plan: Arc<Plan>, admitted: Instant) -> Self {
-        Self {
-            state: decoder.start(),
-            read: 0,
-            last: None,
-            generated: 0,
-            sampler: Sampler::new(&plan.sampler),
-            out: TextOut::new(decoder.detokenizer(), StopMatcher::new(plan.stop.clone())),
-            admitted,
-            last_token: None,
-            decoder,
-            plan,
+        let stage = Stage::Reading { state: decoder.start(), read: 0, now: 0 };
+        Self { decoder, plan, stage, admitted, generated: 0 }
+    }
+
+    /// How many prompt tokens are left to read; 0 while the texts are written.
+    pub fn unread(&self) -> usize {
+        match &self.stage {
+            Stage::Reading { read, .. } => self.plan.ids.len() - read,
+            Stage::Writing(_) => 0,
         }
     }
 
-    /// How many prompt tokens the next turn reads; 0 once the prompt is read. The borders of the chunks are the
-    /// prompt's own, whatever else runs, because they may show in the last bits of the logits.
-    pub fn next_chunk(&self, chunk: usize) -> usize {
-        chunk.min(self.plan.ids.len() - self.read)
+    /// What this turn feeds: `chunk` tokens of the prompt, or of each text the token chosen last.
+    pub fn feed<'a>(&'a mut self, chunk: usize, weights: &'a D::Lease, feeds: &mut Vec<Feed<'a, D>>) {
+        let plan = &self.plan;
+        match &mut self.stage {
+            Stage::Reading { state, read, now } => {
+                *now = chunk.min(plan.ids.len() - *read);
+                if *now > 0 {
+                    let end = *read + *now;
+                    let logits = end == plan.ids.len();
+                    feeds.push(Feed { state, ids: &plan.ids[*read..end], weights, logits });
+                }
+            }
+            Stage::Writing(texts) => feeds.extend(texts.iter_mut().map(|text| text.feed(weights))),
+        }
     }
 
-    /// One turn: reads a chunk of the prompt or feeds the last token; after the prompt's end, chooses the next token.
-    /// Gives the last event when the sequence has ended.
-    pub fn advance(
+    /// Takes what the network answered to [`feed`](Self::feed), in order. Gives the last event when all texts have ended.
+    pub fn take(
         &mut self,
-        weights: &D::Lease,
-        chunk: usize,
+        answers: Vec<Option<Vec<f32>>>,
         metrics: &Metrics,
         events: &Events,
     ) -> Result<Option<Event>, GenerateError> {
-        let logits = match self.last {
-            Some(id) => self.decoder.forward(&mut self.state, &[id], weights)?,
-            None => {
-                let end = self.read + self.next_chunk(chunk);
-                let ids = &self.plan.ids[self.read..end];
-                let logits = self.decoder.forward(&mut self.state, ids, weights)?;
-                metrics.tokens.with_label_values(&["prompt"]).inc_by(ids.len() as u64);
-                self.read = end;
-                logits
+        match &mut self.stage {
+            Stage::Reading { read, now, .. } => {
+                *read += *now;
+                metrics.tokens.with_label_values(&["prompt"]).inc_by(*now as u64);
+                match answers.into_iter().next().flatten() {
+                    Some(logits) => self.begin(&logits, metrics, events)?,
+                    None => return Ok(None),
+                }
             }
-        };
-        if self.read < self.plan.ids.len() {
-            return Ok(None);
+            Stage::Writing(texts) => {
+                if answers.len() != texts.len() {
+                    let message = format!("{} texts got {} answers", texts.len(), answers.len());
+                    return Err(GenerateError::Internal(message));
+                }
+                for (text, logits) in texts.iter_mut().zip(answers) {
+                    let logits = logits.ok_or_else(|| GenerateError::Internal("no logits came".into()))?;
+                    text.choose(&logits, metrics, events)?;
+                }
+            }
         }
-        self.choose(&logits, metrics, events)
+        Ok(self.settle(events))
     }
 
-    fn choose(&mut self, logits: &[f32], metrics: &Metrics, events: &Events) -> Result<Option<Event>, GenerateError> {
-        let id = self.sampler.sample(logits)?;
-        self.time_token(metrics);
-        if self.decoder.is_end(id) {
-            return Ok(Some(self.end(FinishReason::Stop, events)));
+    /// The prompt is read: every text begins with a choice from the same logits.
+    fn begin(&mut self, logits: &[f32], metrics: &Metrics, events: &Events) -> Result<(), GenerateError> {
+        let n = self.plan.n;
+        let empty = Stage::Writing(Vec::with_capacity(n));
+        let Stage::Reading { state, .. } = std::mem::replace(&mut self.stage, empty) else { return Ok(()) };
+        time_to_first_token(metrics, self.admitted);
+        let mut states = (1..n).map(|_| self.decoder.fork(&state)).collect::<Result<Vec<_>, _>>()?;
+        states.push(state);
+        let mut texts = Vec::with_capacity(n);
+        for (choice, state) in states.into_iter().enumerate() {
+            let mut text = Writing::new(self.decoder, &self.plan, choice, state);
+            text.choose(logits, metrics, events)?;
+            texts.push(text);
         }
-        metrics.tokens.with_label_values(&["generated"]).inc();
-        self.generated += 1;
-        self.last = Some(id);
-        let logprob = self.plan.logprobs.map(|n| self.token_logprob(logits, id, n));
-        let (piece, stopped) = self.out.push(id, logprob)?;
-        show(piece, events);
-        if stopped {
-            return Ok(Some(self.done(FinishReason::Stop)));
+        self.stage = Stage::Writing(texts);
+        Ok(())
+    }
+
+    /// Lets go of the texts that have ended.
+    fn settle(&mut self, events: &Events) -> Option<Event> {
+        let Stage::Writing(texts) = &mut self.stage else { return None };
+        for text in texts.iter() {
+            if let Some(finish_reason) = text.ended() {
+                self.generated += text.generated();
+                // A client that has left is noticed at the next turn.
+                let _ = events.send(Ok(Event::Ended { choice: text.choice(), finish_reason }));
+            }
         }
-        Ok((self.generated == self.plan.max_tokens).then(|| self.end(FinishReason::Length, events)))
-    }
-
-    fn time_token(&mut self, metrics: &Metrics) {
-        let now = Instant::now();
-        match self.last_token.replace(now) {
-            Some(before) => metrics.inter_token.observe((now - before).as_secs_f64()),
-            None => metrics.time_to_first_token.observe((now - self.admitted).as_secs_f64()),
-        }
-    }
-
-    fn token_logprob(&self, logits: &[f32], id: u32, n: usize) -> TokenLogprob {
-        let (logprob, top) = log_probs(logits, id, n);
-        let top = top.into_iter().map(|(id, logprob)| Alternative { token: self.decoder.token_text(id), logprob });
-        TokenLogprob { token: self.decoder.token_text(id), logprob, top: top.collect() }
-    }
-
-    /// Shows what was held back and ends.
-    fn end(&mut self, finish_reason: FinishReason, events: &Events) -> Event {
-        show(self.out.finish(), events);
-        self.done(finish_reason)
-    }
-
-    fn done(&self, finish_reason: FinishReason) -> Event {
+        texts.retain(|text| text.ended().is_none());
         let usage = Usage { prompt_tokens: self.plan.ids.len(), completion_tokens: self.generated };
-        Event::Finished { finish_reason, usage }
-    }
-}
-
-fn show(piece: Piece, events: &Events) {
-    if !piece.is_empty() {
-        // A client that has left is noticed at the next turn.
-        let _ = events.send(Ok(Event::Text(piece)));
+        texts.is_empty().then_some(Event::Finished { usage })
     }
 }

@@ -10,11 +10,13 @@ use futures::{Stream, StreamExt};
 use super::{
     error::GenerateError,
     job::{Event, EventsOut, Outcome},
-    request::{FinishReason, GenerateEvent, GenerateResponse, Usage},
+    request::{Choice, FinishReason, GenerateEvent, GenerateResponse, Usage},
+    text_out::Piece,
 };
 
-/// Text as it is made: any number of [`GenerateEvent::Text`], then one [`GenerateEvent::Done`], or an error in place
-/// of what is missing; nothing after either. Dropping it cancels the sequence.
+/// Text as it is made: for each of the request's texts any number of [`GenerateEvent::Text`] and then one
+/// [`GenerateEvent::Ended`]; after all of them one [`GenerateEvent::Done`], or an error in place of what is missing;
+/// nothing after either. Dropping it cancels the sequence.
 pub struct GenerateStream {
     output: Output,
     outcome: Outcome,
@@ -52,34 +54,38 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Waits until the sequence has its slot and its version.
+    /// Waits until the sequence has its place and its version.
     pub async fn open(mut events: EventsOut) -> Result<Self, GenerateError> {
         let version = started(&mut events).await?;
         Ok(Self { version, events, ended: false })
     }
 
-    /// All of the text at once.
-    pub async fn collect(mut self, with_logprobs: bool) -> Result<GenerateResponse, GenerateError> {
-        let mut response = GenerateResponse {
-            text: String::new(),
-            version: self.version,
-            finish_reason: FinishReason::Length,
-            usage: Usage::default(),
-            logprobs: with_logprobs.then(Vec::new),
-            compared: None,
-        };
+    /// All of the texts at once; `n` of them.
+    pub async fn collect(mut self, n: usize, with_logprobs: bool) -> Result<GenerateResponse, GenerateError> {
+        let empty =
+            Choice { text: String::new(), finish_reason: FinishReason::Length, logprobs: with_logprobs.then(Vec::new) };
+        let (mut choices, mut all) = (vec![empty; n], Usage::default());
         while let Some(event) = self.next().await {
             match event? {
-                GenerateEvent::Text { text, logprobs } => {
-                    response.text += &text;
-                    response.logprobs.iter_mut().for_each(|all| all.extend_from_slice(&logprobs));
+                GenerateEvent::Text { choice, text, logprobs } => {
+                    choices[choice].text += &text;
+                    choices[choice].logprobs.iter_mut().for_each(|all| all.extend_from_slice(&logprobs));
                 }
-                GenerateEvent::Done { finish_reason, usage, .. } => {
-                    (response.finish_reason, response.usage) = (finish_reason, usage);
-                }
+                GenerateEvent::Ended { choice, finish_reason } => choices[choice].finish_reason = finish_reason,
+                GenerateEvent::Done { usage, .. } => all = usage,
             }
         }
-        Ok(response)
+        let Choice { text, finish_reason, logprobs } = choices[0].clone();
+        let choices = if n == 1 { Vec::new() } else { choices };
+        Ok(GenerateResponse {
+            text,
+            version: self.version,
+            finish_reason,
+            usage: all,
+            logprobs,
+            choices,
+            compared: None,
+        })
     }
 }
 
@@ -91,14 +97,15 @@ impl Stream for Output {
             return Poll::Ready(None);
         }
         let item = match expect_event(ready!(self.events.poll_recv(cx))) {
-            Ok(Event::Text(piece)) => Ok(GenerateEvent::Text { text: piece.text, logprobs: piece.logprobs }),
-            Ok(Event::Finished { finish_reason, usage }) => {
-                Ok(GenerateEvent::Done { version: self.version, finish_reason, usage })
+            Ok(Event::Text { choice, piece: Piece { text, logprobs } }) => {
+                Ok(GenerateEvent::Text { choice, text, logprobs })
             }
+            Ok(Event::Ended { choice, finish_reason }) => Ok(GenerateEvent::Ended { choice, finish_reason }),
+            Ok(Event::Finished { usage }) => Ok(GenerateEvent::Done { version: self.version, usage }),
             Ok(other) => Err(unexpected(&other)),
             Err(error) => Err(error),
         };
-        self.ended = !matches!(item, Ok(GenerateEvent::Text { .. }));
+        self.ended = matches!(item, Ok(GenerateEvent::Done { .. }) | Err(_));
         Poll::Ready(Some(item))
     }
 }

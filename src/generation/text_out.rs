@@ -68,7 +68,7 @@ mod tests {
     }
 
     fn logprob(token: &str) -> TokenLogprob {
-        TokenLogprob { token: token.into(), logprob: -1.0, top: Vec::new() }
+        TokenLogprob { token: token.into(), logprob: -1.0, bytes: Vec::new(), top: Vec::new() }
     }
 
     fn run(ids: &[u32]) -> (String, String, bool) {

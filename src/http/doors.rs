@@ -13,7 +13,7 @@ use tower::ServiceExt;
 
 use super::{
     error::{Code, Problem},
-    health, middleware,
+    health, middleware, openai,
     readiness::Readiness,
 };
 
@@ -34,6 +34,7 @@ impl Doors {
             .route("/livez", get(health::livez))
             .fallback(refuse)
             .method_not_allowed_fallback(refuse)
+            .layer(from_fn(openai::envelope::rewrite))
             .layer(from_fn(middleware::identify))
             .with_state(readiness);
         Self(Arc::new(Inner { starting, service: OnceLock::new() }))

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use utoipa::{
     ToSchema,
     openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, example::ExampleBuilder, response},
@@ -65,6 +65,8 @@ codes! {
         "no route for /edit";
     UnknownEdit "unknown_edit" NOT_FOUND "There is no such edit"
         "there is no edit 01890a5d-ac96-774b-bcce-b302099a8057";
+    UnknownModel "unknown_model" NOT_FOUND "There is no such model"
+        "there is no model \"gpt-4\"; \"SmolLM2-135M-Instruct\" is served, and \"SmolLM2-135M-Instruct@7\" for version 7 of it";
     UnknownVersion "unknown_version" NOT_FOUND "There is no such version"
         "there is no version 9; the newest is 7";
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The route does not take this method"
@@ -83,6 +85,8 @@ codes! {
         "prompt: must not be empty";
     ContextExceeded "context_exceeded" UNPROCESSABLE_ENTITY "The request does not fit the model's context"
         "8000 prompt tokens and 500 new ones exceed the context of 8192 tokens";
+    CacheExceeded "cache_exceeded" UNPROCESSABLE_ENTITY "The request does not fit into the engine's memory"
+        "8000 prompt tokens and 8 x 4000 more exceed the 32768 tokens that are kept in memory";
     GuardRejected "guard_rejected" UNPROCESSABLE_ENTITY "The guard rejected the edit"
         "the guard rejected the edit: probability after is 0.12, the least allowed is 0.5";
     AccumulatorOverflow "accumulator_overflow" UNPROCESSABLE_ENTITY "The edit would overflow the accumulator"
@@ -112,7 +116,7 @@ codes! {
 const DEFAULT_RETRY: Duration = Duration::from_secs(2);
 
 /// One occurrence of an error.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Problem {
     code: Code,
     detail: String,
@@ -155,6 +159,16 @@ impl Problem {
         self.code
     }
 
+    /// What happened, for people.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The numbers and names that belong to it.
+    pub(super) fn members(&self) -> &[(&'static str, Value)] {
+        &self.members
+    }
+
     /// The problem document.
     pub fn body(&self) -> Value {
         let mut body = standard_members(self.code, &self.detail);
@@ -180,6 +194,8 @@ impl IntoResponse for Problem {
         if let Some(after) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, after.as_secs().max(1).into());
         }
+        // For routes whose errors have another form.
+        response.extensions_mut().insert(self);
         response
     }
 }
@@ -203,24 +219,41 @@ pub(super) struct ProblemSchema {
     detail: String,
 }
 
-/// The documentation of a route's errors: one response per status, one example per code.
-pub(super) fn responses(codes: &[Code]) -> BTreeMap<String, RefOr<response::Response>> {
-    let mut by_status: BTreeMap<String, Vec<Code>> = BTreeMap::new();
-    for code in codes {
-        by_status.entry(code.status().as_str().to_owned()).or_default().push(*code);
-    }
-    by_status.into_iter().map(|(status, codes)| (status, RefOr::T(response_of(&codes)))).collect()
+/// How errors are written on some routes.
+pub(super) struct Form {
+    pub content_type: &'static str,
+    /// The schema of the body.
+    pub schema: &'static str,
+    pub status: fn(Code) -> StatusCode,
+    pub body: fn(&Problem) -> Value,
+    /// What the code is called in the body.
+    pub name: fn(Code) -> &'static str,
 }
 
-fn response_of(codes: &[Code]) -> response::Response {
-    let titles: Vec<_> = codes.iter().map(|code| format!("`{}`: {}.", code.as_str(), code.title())).collect();
+/// The documentation of a route's errors: one response per status, one example per code.
+pub(super) fn responses(codes: &[Code]) -> BTreeMap<String, RefOr<response::Response>> {
+    let (status, body, name) = (Code::status, Problem::body, Code::as_str);
+    documented(codes, &Form { content_type: PROBLEM_JSON, schema: "Problem", status, body, name })
+}
+
+/// The same in any form.
+pub(super) fn documented(codes: &[Code], form: &Form) -> BTreeMap<String, RefOr<response::Response>> {
+    let mut by_status: BTreeMap<String, Vec<Code>> = BTreeMap::new();
+    for code in codes {
+        by_status.entry((form.status)(*code).as_str().to_owned()).or_default().push(*code);
+    }
+    by_status.into_iter().map(|(status, codes)| (status, RefOr::T(response_of(&codes, form)))).collect()
+}
+
+fn response_of(codes: &[Code], form: &Form) -> response::Response {
+    let titles: Vec<_> = codes.iter().map(|code| format!("`{}`: {}.", (form.name)(*code), code.title())).collect();
     let examples = codes.iter().map(|code| {
-        let value = json!(standard_members(*code, code.example()));
+        let value = (form.body)(&Problem::new(*code, code.example()));
         (code.as_str(), ExampleBuilder::new().summary(code.title()).value(Some(value)).build())
     });
     let content =
-        ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).examples_from_iter(examples).build();
-    ResponseBuilder::new().description(titles.join(" ")).content(PROBLEM_JSON, content).build()
+        ContentBuilder::new().schema(Some(Ref::from_schema_name(form.schema))).examples_from_iter(examples).build();
+    ResponseBuilder::new().description(titles.join(" ")).content(form.content_type, content).build()
 }
 
 /// Declares which errors a route may answer, for its documentation.
@@ -243,6 +276,8 @@ pub(super) use problems;
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use serde_json::json;
 
     use super::*;
 

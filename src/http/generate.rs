@@ -10,19 +10,19 @@ use super::{
     error::{Code, Problem, problems},
     extract,
     readiness::Admitted,
-    sse::{self, DoneEvent, TokenEvent},
+    sse::{self, DoneEvent, EndEvent, TokenEvent},
     state::AppState,
 };
 use crate::generation::{GenerateRequest, GenerateResponse};
 
 problems!(GenerateProblems: MalformedJson, MalformedBody, UnknownVersion, RequestTimeout, PayloadTooLarge,
-    UnsupportedMediaType, InvalidRequest, ContextExceeded, QueueFull, NotReady, Draining);
+    UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, NotReady, Draining);
 
 /// Continue a text
 ///
 /// One version answers, from the first token to the last, and the answer says which. With `stream: true` the answer is
-/// server-sent events: `token` (see TokenEvent) for each piece of text, `done` (see DoneEvent) at the end, or `error`
-/// with a problem document if it fails after it began.
+/// server-sent events: `token` (see TokenEvent) for each piece of text, of several texts an `end` (see EndEvent) each,
+/// `done` (see DoneEvent) at the end, or `error` with a problem document if it fails after it began.
 #[utoipa::path(
     post, path = "/generate", operation_id = "generate", tag = "generation",
     request_body(content = GenerateRequest, examples(
@@ -53,10 +53,11 @@ pub(super) async fn generate(
         let detail = "compare_to: can not be streamed; ask without stream, or once for each version";
         return Err(Problem::new(Code::InvalidRequest, detail).with("field", "compare_to"));
     }
-    Ok(sse::response(app.generates.stream(request).await?))
+    let n = request.n.unwrap_or(1);
+    Ok(sse::response(app.generates.stream(request).await?, n))
 }
 
 /// The schemas that only events have.
 #[derive(utoipa::OpenApi)]
-#[openapi(components(schemas(TokenEvent, DoneEvent)))]
+#[openapi(components(schemas(TokenEvent, EndEvent, DoneEvent)))]
 pub(super) struct EventSchemas;

@@ -101,6 +101,12 @@ pub struct ServiceLimits {
     /// The most that a generation may name as `max_tokens`.
     #[schema(example = 4096)]
     pub max_tokens: usize,
+    /// Sequences that are decoded at the same time, and so texts of one generation.
+    #[schema(example = 16)]
+    pub sequences: usize,
+    /// Tokens whose keys and values are kept for all generations together.
+    #[schema(example = 32768)]
+    pub kv_tokens: usize,
     /// Tokens of a prompt with one continuation to score.
     #[schema(example = 2048)]
     pub score_tokens: usize,

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `router` | the table of routes and the layers around it |
 //! | `edits/`, `versions`, `generate`, `score`, `health`, `info`, `docs` | the nouns |
+//! | `openai/` | the routes that OpenAI's clients know, with their errors |
 //! | [`error`] | the code table: stable code, status, title |
 //! | `refusal` | which code the errors of the other rooms become |
 //! | `doors`, `readiness` | the routes before the service is ready, and whether it is |
@@ -27,6 +28,7 @@ mod idempotency;
 mod info;
 mod measure;
 mod middleware;
+mod openai;
 mod openapi;
 mod paging;
 mod readiness;

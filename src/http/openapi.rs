@@ -3,7 +3,7 @@
 
 use utoipa::OpenApi;
 
-use super::{error::ProblemSchema, generate::EventSchemas, router};
+use super::{error::ProblemSchema, generate::EventSchemas, openai, router};
 use crate::edit_log::EditStatus;
 
 /// The document without its routes.
@@ -14,6 +14,7 @@ use crate::edit_log::EditStatus;
         (name = "edits", description = "Changing facts, and the log of it."),
         (name = "versions", description = "A version is a set of active edits; 0 is the base model."),
         (name = "generation", description = "Text from a version."),
+        (name = "openai", description = "The same for OpenAI's clients: base URL `/v1`."),
         (name = "service", description = "How the service is."),
     ),
     components(schemas(ProblemSchema, EditStatus)),
@@ -22,7 +23,7 @@ struct Frame;
 
 /// What the routes are added to.
 pub(super) fn frame() -> utoipa::openapi::OpenApi {
-    Frame::openapi().merge_from(EventSchemas::openapi())
+    Frame::openapi().merge_from(EventSchemas::openapi()).merge_from(openai::Schemas::openapi())
 }
 
 /// The OpenAPI document of this service.
@@ -123,7 +124,8 @@ mod tests {
         let document: Value = serde_json::to_value(document()).unwrap();
         for (path, item) in document["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
-                let failure = &operation["responses"]["500"]["content"]["application/problem+json"];
+                let form = if path.starts_with("/v1/") { "application/json" } else { "application/problem+json" };
+                let failure = &operation["responses"]["500"]["content"][form];
                 assert!(failure["examples"]["internal"].is_object(), "{method} {path}");
                 assert!(operation["summary"].is_string(), "{method} {path}");
             }

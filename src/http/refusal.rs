@@ -55,6 +55,13 @@ impl From<GenerateError> for Problem {
                     .with("max_tokens", max_tokens)
                     .with("limit", limit)
             }
+            GenerateError::CacheExceeded { prompt_tokens, max_tokens, n, limit } => {
+                Self::new(Code::CacheExceeded, detail)
+                    .with("prompt_tokens", prompt_tokens)
+                    .with("max_tokens", max_tokens)
+                    .with("n", n)
+                    .with("limit", limit)
+            }
             GenerateError::ShuttingDown => Self::new(Code::Draining, detail),
             GenerateError::Internal(cause) => Self::internal(cause),
         }

@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     docs, edits,
     error::{Code, Problem},
-    generate, health, info, measure, middleware, openapi, score,
+    generate, health, info, measure, middleware, openai, openapi, score,
     state::AppState,
     versions,
 };
@@ -28,6 +28,10 @@ pub(super) fn table() -> OpenApiRouter<AppState> {
         .routes(routes!(versions::diff))
         .routes(routes!(generate::generate))
         .routes(routes!(score::score))
+        .routes(routes!(openai::completions::complete))
+        .routes(routes!(openai::chat::chat))
+        .routes(routes!(openai::models::list))
+        .routes(routes!(openai::models::show))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
@@ -48,6 +52,7 @@ pub fn router(state: AppState) -> Router {
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state(state.limits.request_time, middleware::time_limit))
         .layer(from_fn(middleware::only_problems))
+        .layer(from_fn(openai::envelope::rewrite))
         .layer(from_fn(middleware::identify))
         .layer(from_fn_with_state(state.metrics.clone(), measure::measure))
         .with_state(state)

@@ -212,6 +212,7 @@ impl Model {
         // The row to compute is named by its position in the sequence, of which the cache holds the beginning.
         let rows = if extents[0].target == 1 { Rows::All } else { Rows::At(&wanted) };
         let top = self.network.tail(&hidden, &extents, rows, weights, Some(&mut sequence.tail))?;
+        sequence.source += source;
         sequence.fed += ids.len();
         Ok(self.network.decode_logits(&top)?.flatten_all()?.to_vec1()?)
     }

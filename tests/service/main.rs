@@ -23,4 +23,5 @@ mod edits;
 mod errors;
 mod generation;
 mod life;
+mod openai;
 mod operations;

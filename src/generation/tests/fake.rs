@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 use crate::{
     generation::{
-        Decoder, Detokenizer, GenerateError, GenerateRequest, Message, Text,
+        Decoder, Detokenizer, Feed, GenerateError, GenerateRequest, Message, Text,
         sampler::{Sampler, SamplerSettings},
     },
     model::{Passage, measure::TargetScore},
@@ -23,7 +23,7 @@ pub const CONTEXT: usize = 512;
 pub const SLOW_VERSION: u64 = 99;
 const END: u32 = 256;
 
-/// One call of the network.
+/// One sequence's part of a pass of the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     /// Which sequence, counted from 0 in the order they were started; none for scoring.
@@ -43,7 +43,7 @@ pub struct Fake {
     pub gate: Gate,
     without_chat: bool,
     sequences: AtomicUsize,
-    calls: Mutex<Vec<Call>>,
+    passes: Mutex<Vec<Vec<Call>>>,
 }
 
 impl Fake {
@@ -52,12 +52,34 @@ impl Fake {
     }
 
     pub fn calls(&self) -> Vec<Call> {
-        self.calls.lock().unwrap().clone()
+        self.passes.lock().unwrap().concat()
+    }
+
+    /// Passes in order, each with its sequences; scoring is a pass of its own.
+    pub fn passes(&self) -> Vec<Vec<Call>> {
+        self.passes.lock().unwrap().clone()
+    }
+
+    fn new_pass(&self) {
+        self.passes.lock().unwrap().push(Vec::new());
     }
 
     fn called(&self, call: Call) {
         self.gate.pass();
-        self.calls.lock().unwrap().push(call);
+        self.passes.lock().unwrap().last_mut().unwrap().push(call);
+    }
+
+    fn feed(&self, feed: &mut Feed<'_, Self>) -> Option<Vec<f32>> {
+        let Feed { state, ids, weights, logits: wanted } = feed;
+        // A prompt of a test ends with ':'; what comes after it, the sequence made.
+        let decoding = state.ids.last() == Some(&u32::from(b':')) || !state.prompt;
+        state.prompt = !decoding;
+        let (sequence, version) = (Some(state.number), weights.version);
+        self.called(Call { sequence, version, tokens: ids.len(), decoding });
+        state.ids.extend(*ids);
+        assert!(!contains(&state.ids, "PANIC") || !decoding, "told to panic");
+        let nan = contains(&state.ids, "NAN");
+        wanted.then(|| if nan { vec![f32::NAN; END as usize + 1] } else { logits(&state.ids, weights.version) })
     }
 }
 
@@ -107,6 +129,7 @@ impl Drop for FakeLease {
     }
 }
 
+#[derive(Clone)]
 pub struct FakeState {
     number: usize,
     ids: Vec<u32>,
@@ -138,22 +161,27 @@ impl Decoder for Fake {
         FakeState { number: self.sequences.fetch_add(1, SeqCst), ids: Vec::new(), prompt: true }
     }
 
-    fn forward(&self, state: &mut FakeState, ids: &[u32], weights: &FakeLease) -> Result<Vec<f32>, GenerateError> {
-        // A prompt of a test ends with ':'; what comes after it, the sequence made.
-        let decoding = state.ids.last() == Some(&u32::from(b':')) || !state.prompt;
-        state.prompt = !decoding;
-        let (sequence, version) = (Some(state.number), weights.version);
-        self.called(Call { sequence, version, tokens: ids.len(), decoding });
-        state.ids.extend(ids);
-        assert!(!contains(&state.ids, "PANIC") || !decoding, "told to panic");
-        if contains(&state.ids, "NAN") {
-            return Ok(vec![f32::NAN; END as usize + 1]);
-        }
-        Ok(logits(&state.ids, weights.version))
+    fn fork(&self, state: &FakeState) -> Result<FakeState, GenerateError> {
+        Ok(FakeState { number: self.sequences.fetch_add(1, SeqCst), ..state.clone() })
+    }
+
+    fn read(&self, state: &FakeState) -> usize {
+        state.ids.len()
+    }
+
+    fn rewind(&self, state: &mut FakeState, read: usize) -> Result<(), GenerateError> {
+        state.ids.truncate(read);
+        Ok(())
+    }
+
+    fn forward(&self, feeds: &mut [Feed<'_, Self>]) -> Result<Vec<Option<Vec<f32>>>, GenerateError> {
+        self.new_pass();
+        Ok(feeds.iter_mut().map(|feed| self.feed(feed)).collect())
     }
 
     fn score(&self, passages: &[Passage], weights: &FakeLease) -> Result<Vec<TargetScore>, GenerateError> {
         let tokens = passages.iter().map(|passage| passage.ids.len()).sum();
+        self.new_pass();
         self.called(Call { sequence: None, version: weights.version, tokens, decoding: false });
         assert!(!passages.iter().any(|passage| contains(&passage.ids, "PANIC")), "told to panic");
         let score = |passage: &Passage| TargetScore {
@@ -191,8 +219,12 @@ impl Text for Fake {
         id == END
     }
 
-    fn token_text(&self, id: u32) -> String {
-        format!("<{id}>")
+    fn vocabulary(&self) -> usize {
+        END as usize + 1
+    }
+
+    fn token_bytes(&self, id: u32) -> Vec<u8> {
+        format!("<{id}>").into_bytes()
     }
 
     fn detokenizer(&self) -> Box<dyn Detokenizer + '_> {
@@ -246,9 +278,14 @@ fn logits(ids: &[u32], version: u64) -> Vec<f32> {
 /// What `request`'s prompt is continued with by `version`, computed token by token without any of the engine: the
 /// bytes that form whole characters, and the tokens.
 pub fn alone(request: &GenerateRequest, version: u64) -> (String, Vec<u32>) {
+    nth_alone(request, version, 0)
+}
+
+/// The same for one of several texts.
+pub fn nth_alone(request: &GenerateRequest, version: u64, choice: usize) -> (String, Vec<u32>) {
     let mut ids = bytes(request.prompt.as_deref().unwrap());
     let prompt = ids.len();
-    let mut sampler = Sampler::new(&SamplerSettings::new(request).unwrap());
+    let mut sampler = Sampler::new(&SamplerSettings::new(request).unwrap(), &ids, choice);
     while ids.len() < prompt + request.max_tokens.unwrap_or(64) {
         match sampler.sample(&logits(&ids, version)).unwrap() {
             END => break,

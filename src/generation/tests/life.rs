@@ -75,6 +75,25 @@ async fn a_full_queue_sheds_and_serves_those_it_admitted() {
 }
 
 #[tokio::test]
+async fn who_does_not_fit_into_memory_waits_and_a_client_that_leaves_the_head_of_the_line_holds_up_nobody() {
+    let bench = Bench::new(GenerateConfig { kv_tokens: 100, ..narrow(4) });
+    bench.fake.gate.hold();
+    let first = generate(&bench, request("first", 60));
+    eventually("the first runs", || bench.sequences("running") == 1 && bench.sequences("waiting") == 0).await;
+    let large = generate(&bench, request("large", 90));
+    let small = generate(&bench, request("small", 10));
+    eventually("both wait", || bench.sequences("waiting") == 2).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(bench.sequences("running"), 1, "66 tokens are kept, 96 more would not fit");
+    large.abort();
+    eventually("the small one runs", || bench.sequences("running") == 2).await;
+    bench.fake.gate.open();
+    assert_eq!(first.await.unwrap().unwrap().text, alone(&request("first", 60), 0).0);
+    assert_eq!(small.await.unwrap().unwrap().text, alone(&request("small", 10), 0).0);
+    assert_eq!(bench.handle.generate(request("large", 90)).await.unwrap().text, alone(&request("large", 90), 0).0);
+}
+
+#[tokio::test]
 async fn a_version_that_takes_long_to_rebuild_stalls_nobody() {
     let bench = Bench::new(narrow(2));
     let old = || GenerateRequest { version: Some(SLOW_VERSION), ..request("slow", 3) };

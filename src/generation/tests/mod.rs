@@ -52,16 +52,18 @@ fn request(prompt: &str, max_tokens: usize) -> GenerateRequest {
     GenerateRequest { prompt: Some(format!("{prompt}:")), max_tokens: Some(max_tokens), ..GenerateRequest::default() }
 }
 
-/// The rest of a stream: its text, how it ended, and what it counted.
+/// The rest of a stream of one text: the text, how it ended, and what it counted.
 async fn rest(stream: &mut GenerateStream) -> Result<(String, FinishReason, Usage, u64), GenerateError> {
-    let mut all = String::new();
+    let (mut all, mut ended) = (String::new(), None);
     while let Some(event) = stream.next().await {
         match event? {
-            GenerateEvent::Text { text, .. } => all += &text,
-            GenerateEvent::Done { version, finish_reason, usage } => {
+            GenerateEvent::Text { text, choice: 0, .. } if ended.is_none() => all += &text,
+            GenerateEvent::Ended { finish_reason, choice: 0 } if ended.is_none() => ended = Some(finish_reason),
+            GenerateEvent::Done { version, usage } => {
                 assert!(stream.next().await.is_none(), "nothing comes after the end");
-                return Ok((all, finish_reason, usage, version));
+                return Ok((all, ended.expect("the text ended before all did"), usage, version));
             }
+            other => panic!("{other:?}"),
         }
     }
     panic!("the stream ended without saying so");

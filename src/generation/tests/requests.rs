@@ -6,7 +6,7 @@ use futures::StreamExt;
 
 use super::{
     Bench, FinishReason, GenerateConfig, GenerateError, GenerateEvent, GenerateRequest, Usage,
-    fake::{CONTEXT, Fake, alone, log_prob},
+    fake::{CONTEXT, Fake, alone, log_prob, nth_alone},
     narrow, request, rest,
 };
 use crate::generation::{Message, ScoreRequest};
@@ -73,6 +73,75 @@ async fn stop_strings_end_the_text_before_them() {
     assert_eq!(response.usage.completion_tokens, before.len() + stop.len());
     let (streamed, finish_reason, ..) = rest(&mut bench.handle.stream(stopping).await.unwrap()).await.unwrap();
     assert_eq!((streamed.as_str(), finish_reason), (before, FinishReason::Stop));
+}
+
+#[tokio::test]
+async fn several_texts_have_draws_of_their_own_and_one_prompt() {
+    let bench = Bench::new(narrow(4));
+    bench.fake.newest.store(2, SeqCst);
+    let texts = |request: &GenerateRequest| [0, 1, 2].map(|choice| nth_alone(request, 2, choice));
+    let several = (0..).map(|i| GenerateRequest { n: Some(3), ..sampled(&format!("several{i}."), 60, 5) });
+    // One that ends at different lengths.
+    let several = several.into_iter().find(|request| {
+        let lengths = texts(request).map(|(_, tokens)| tokens.len());
+        lengths[0] > 5 && lengths[1] > lengths[0] && lengths[2] > 5 && lengths[2] != lengths[1]
+    });
+    let several = several.unwrap();
+    let prompt_tokens = several.prompt.as_ref().unwrap().len();
+    let expected = texts(&several);
+    let response = bench.handle.generate(several.clone()).await.unwrap();
+    assert_eq!(response.choices.len(), 3);
+    for (choice, (text, tokens)) in response.choices.iter().zip(&expected) {
+        let finish_reason = if tokens.len() < 60 { FinishReason::Stop } else { FinishReason::Length };
+        assert_eq!((&choice.text, choice.finish_reason), (text, finish_reason));
+    }
+    assert_eq!((response.version, &response.text), (2, &expected[0].0));
+    let generated = expected.iter().map(|(_, tokens)| tokens.len()).sum();
+    assert_eq!(response.usage, Usage { prompt_tokens, completion_tokens: generated });
+    let read: usize = bench.fake.calls().iter().filter(|call| !call.decoding).map(|call| call.tokens).sum();
+    assert_eq!(read, prompt_tokens, "the prompt is read once");
+
+    let mut stream = bench.handle.stream(several).await.unwrap();
+    let (mut texts, mut ended) = (vec![String::new(); 3], [0; 3]);
+    while let Some(event) = stream.next().await {
+        match event.unwrap() {
+            GenerateEvent::Text { choice, text, .. } => texts[choice] += &text,
+            GenerateEvent::Ended { choice, .. } => ended[choice] += 1,
+            GenerateEvent::Done { version, usage } => {
+                assert_eq!((version, usage.completion_tokens), (2, generated));
+                assert_eq!(ended, [1; 3], "each has ended before all have");
+            }
+        }
+    }
+    assert!(texts.iter().zip(&expected).all(|(text, (expected, _))| text == expected));
+    assert_eq!((bench.fake.leases.load(SeqCst), bench.sequences("running")), (0, 0));
+}
+
+#[tokio::test]
+async fn penalties_see_the_prompt_and_the_text() {
+    let bench = Bench::new(narrow(2));
+    let plain = request("penalties", 40);
+    for penalised in [
+        GenerateRequest { repetition_penalty: Some(1.8), ..plain.clone() },
+        GenerateRequest { presence_penalty: Some(2.0), ..plain.clone() },
+        GenerateRequest { frequency_penalty: Some(1.5), min_p: Some(0.1), temperature: Some(0.8), ..plain.clone() },
+    ] {
+        let response = bench.handle.generate(penalised.clone()).await.unwrap();
+        assert_eq!(response.text, alone(&penalised, 0).0);
+        assert_ne!(response.text, alone(&plain, 0).0);
+    }
+}
+
+#[tokio::test]
+async fn token_ids_stand_in_for_the_prompt() {
+    let bench = Bench::new(narrow(1));
+    let ids = |ids: Vec<u32>| GenerateRequest { prompt: None, prompt_ids: Some(ids), ..request("", 12) };
+    let spelled = "ids:".bytes().map(u32::from).collect();
+    assert_eq!(bench.handle.generate(ids(spelled)).await.unwrap().text, alone(&request("ids", 12), 0).0);
+    let error = bench.handle.generate(ids(vec![1, 257])).await.unwrap_err();
+    assert_eq!(error.to_string(), "prompt: token ids must be below 257. Given: 257");
+    let error = bench.handle.generate(ids(Vec::new())).await.unwrap_err();
+    assert_eq!(error.to_string(), "prompt: must be at least one token");
 }
 
 #[tokio::test]
@@ -147,6 +216,8 @@ async fn bad_requests_are_refused_with_the_numbers() {
         (GenerateRequest { logprobs: Some(21), ..request("x", 1) }, "logprobs: must be from 0 to 20. Given: 21"),
         (GenerateRequest { stop: vec![String::new()], ..request("x", 1) }, "stop[0]: must be 1 to 256 bytes. Given: 0"),
         (GenerateRequest { top_k: Some(0), ..request("x", 1) }, "top_k: must be at least 1. Given: 0"),
+        (GenerateRequest { n: Some(0), ..request("x", 1) }, "n: must be from 1 to 1. Given: 0"),
+        (GenerateRequest { n: Some(2), ..request("x", 1) }, "n: must be from 1 to 1. Given: 2"),
     ];
     let count = cases.len() as u64;
     for (request, message) in cases {
@@ -167,6 +238,20 @@ async fn the_context_is_a_limit_on_what_is_asked_and_cuts_the_default() {
     assert_eq!(bench.handle.generate(default).await.unwrap().usage.completion_tokens, 10);
     let error = bench.handle.generate(GenerateRequest { max_tokens: None, ..request(&"p".repeat(CONTEXT), 0) }).await;
     assert_eq!(error.unwrap_err().to_string(), "513 prompt tokens and 1 more exceed the context of 512 tokens");
+}
+
+#[tokio::test]
+async fn what_would_not_fit_into_memory_is_refused_and_an_open_end_is_cut() {
+    let bench = Bench::new(GenerateConfig { kv_tokens: 100, ..narrow(2) });
+    let error = bench.handle.generate(request(&"p".repeat(39), 61)).await.unwrap_err();
+    let message = "40 prompt tokens and 1 x 61 more exceed the 100 tokens that are kept in memory";
+    assert_eq!(error.to_string(), message);
+    let two = GenerateRequest { n: Some(2), ..request(&"p".repeat(39), 31) };
+    let error = bench.handle.generate(two).await.unwrap_err();
+    assert_eq!(error, GenerateError::CacheExceeded { prompt_tokens: 40, max_tokens: 31, n: 2, limit: 100 });
+    assert_eq!(bench.handle.generate(request(&"p".repeat(39), 60)).await.unwrap().usage.completion_tokens, 60);
+    let open = GenerateRequest { max_tokens: None, open_ended: true, ..request(&"p".repeat(39), 0) };
+    assert_eq!(bench.handle.generate(open).await.unwrap().usage.completion_tokens, 60);
 }
 
 #[tokio::test]

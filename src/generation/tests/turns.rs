@@ -52,12 +52,13 @@ async fn sequences_take_turns_of_one_token() {
     for stream in &mut streams {
         rest(stream).await.unwrap();
     }
-    let calls = bench.fake.calls();
-    let all_read = calls.iter().rposition(|call| !call.decoding).unwrap() + 1;
-    let decoding: Vec<usize> = calls[all_read..].iter().filter_map(|call| call.sequence).collect();
-    assert!(decoding.len() >= 24, "{calls:?}");
-    for round in decoding[..24].windows(3) {
-        assert!(round[0] != round[1] && round[1] != round[2] && round[0] != round[2], "{decoding:?}");
+    let passes = bench.fake.passes();
+    let all_read = passes.iter().rposition(|pass| pass.iter().any(|call| !call.decoding)).unwrap() + 1;
+    let decoding = &passes[all_read..passes.len() - 1];
+    assert!(decoding.len() >= 6, "{passes:?}");
+    for pass in decoding {
+        let sequences: Vec<usize> = pass.iter().filter_map(|call| call.sequence).collect();
+        assert_eq!(sequences, [0, 1, 2], "one pass feeds all");
     }
 }
 
@@ -79,14 +80,17 @@ async fn a_long_prompt_stalls_nobody() {
     rest(&mut long).await.unwrap();
     assert_eq!(scoring.await.unwrap().unwrap().scores.len(), 20);
 
-    let calls = bench.fake.calls();
-    let reads = |call: &Call| if call.decoding { 0 } else { call.tokens };
-    let own = |call: &&Call| call.decoding && call.sequence == Some(0);
-    let last = calls.iter().rposition(|call| own(&call)).unwrap();
-    let gaps = calls[..last].split(|call| own(&call)).skip(1);
-    // A passage is scored whole: 34 tokens, where a chunk of a prompt has 16.
-    let most = gaps.map(|gap| gap.iter().map(reads).sum::<usize>()).max().unwrap();
-    assert_eq!(most, 34, "{calls:?}");
+    let passes = bench.fake.passes();
+    let own = |pass: &Vec<Call>| pass.iter().any(|call| call.decoding && call.sequence == Some(0));
+    let reads = |pass: &Vec<Call>| pass.iter().filter(|call| !call.decoding).map(|call| call.tokens).sum::<usize>();
+    let turns: Vec<usize> = (0..passes.len()).filter(|at| own(&passes[*at])).collect();
+    assert!(turns.len() > 50);
+    // From one token to the next: what is read before the pass that makes it, and in it. A passage is scored whole: 34
+    // tokens, where a chunk of a prompt has 16.
+    let between = |pair: &[usize]| passes[pair[0] + 1..=pair[1]].iter().map(reads).sum::<usize>();
+    let most = turns.windows(2).map(between).max().unwrap();
+    assert_eq!(most, 34, "{passes:?}");
+    let calls = passes.concat();
     assert!(calls.iter().filter(|call| call.sequence == Some(1)).all(|call| call.tokens <= 16));
 }
 

@@ -22,8 +22,8 @@ use crate::{
         VersionKind, VersionRow,
     },
     generation::{
-        FinishReason, GenerateError, GenerateEvent, GenerateRequest, GenerateResponse, Score, ScoreRequest,
-        ScoreResponse, Usage,
+        Alternative, FinishReason, GenerateError, GenerateEvent, GenerateRequest, GenerateResponse, Score,
+        ScoreRequest, ScoreResponse, TokenLogprob, Usage,
     },
     http::state::{Edits, Generates, Streaming, Submitted},
     writer::{
@@ -124,9 +124,16 @@ impl Edits for FakeEdits {
     }
 }
 
+/// A token that is this text, with one alternative.
+fn logprobs(text: &str) -> Vec<TokenLogprob> {
+    let alternative = Alternative { token: "b".into(), logprob: -2.0, bytes: b"b".to_vec() };
+    vec![TokenLogprob { token: text.into(), logprob: -0.5, bytes: text.into(), top: vec![alternative] }]
+}
+
 /// The engine: says the prompt's words back.
 #[derive(Default)]
 pub struct FakeGenerates {
+    pub requests: Mutex<Vec<GenerateRequest>>,
     pub refuses: Failure<GenerateError>,
     /// A stream fails after its first token.
     pub breaks: AtomicBool,
@@ -134,16 +141,28 @@ pub struct FakeGenerates {
     pub stalls: AtomicBool,
 }
 
+impl FakeGenerates {
+    /// Keeps the request; a conversation's last message becomes its prompt.
+    fn noted(&self, mut request: GenerateRequest) -> GenerateRequest {
+        self.requests.lock().unwrap().push(request.clone());
+        let last = request.messages.take().and_then(|mut messages| messages.pop());
+        request.prompt = request.prompt.or(last.map(|message| message.content));
+        request
+    }
+}
+
 #[async_trait]
 impl Generates for FakeGenerates {
     async fn generate(&self, request: GenerateRequest) -> Result<GenerateResponse, GenerateError> {
         check(&self.refuses)?;
+        let request = self.noted(request);
         let answer = |version, compared| GenerateResponse {
             text: request.prompt.clone().unwrap_or_default(),
             version,
             finish_reason: FinishReason::Stop,
             usage: Usage { prompt_tokens: 2, completion_tokens: 2 },
-            logprobs: None,
+            logprobs: request.logprobs.map(|_| logprobs("a")),
+            choices: Vec::new(),
             compared,
         };
         let compared = request.compare_to.map(|version| Box::new(answer(version, None)));
@@ -152,17 +171,25 @@ impl Generates for FakeGenerates {
 
     async fn stream(&self, request: GenerateRequest) -> Result<Streaming, GenerateError> {
         check(&self.refuses)?;
+        let request = self.noted(request);
         let prompt = request.prompt.unwrap_or_default();
-        let text = |word: &str| Ok(GenerateEvent::Text { text: word.to_owned(), logprobs: Vec::new() });
+        let with_logprobs = request.logprobs.is_some();
+        let text = |word: &str| {
+            let logprobs = if with_logprobs { logprobs(word) } else { Vec::new() };
+            Ok(GenerateEvent::Text { choice: 0, text: word.to_owned(), logprobs })
+        };
         let usage = Usage { prompt_tokens: 2, completion_tokens: 2 };
-        let done = Ok(GenerateEvent::Done { version: 1, finish_reason: FinishReason::Stop, usage });
+        let ended = Ok(GenerateEvent::Ended { choice: 0, finish_reason: FinishReason::Stop });
+        let done = Ok(GenerateEvent::Done { version: 1, usage });
         let mut events: Vec<_> = prompt.split_inclusive(' ').map(text).collect();
         let broken = self.breaks.load(Ordering::SeqCst);
         let stalled = self.stalls.load(Ordering::SeqCst);
         if broken || stalled {
             events.truncate(1);
         }
-        events.extend((!broken && !stalled).then_some(done));
+        if !broken && !stalled {
+            events.extend([ended, done]);
+        }
         events.extend(broken.then(|| Err(GenerateError::Internal("secret".into()))));
         let events = stream::iter(events);
         let events = if stalled { events.chain(stream::pending()).boxed() } else { events.boxed() };

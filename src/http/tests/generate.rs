@@ -46,6 +46,20 @@ async fn text_as_events() {
 }
 
 #[tokio::test]
+async fn several_texts_as_events_say_which_and_when_each_ends() {
+    let world = World::new();
+    let reply = world.post("/generate", &json!({"prompt": "a b", "stream": true, "n": 2})).await;
+    let usage = json!({"prompt_tokens": 2, "completion_tokens": 2});
+    let expected = [
+        ("token".to_owned(), json!({"choice": 0, "text": "a "})),
+        ("token".to_owned(), json!({"choice": 0, "text": "b"})),
+        ("end".to_owned(), json!({"choice": 0, "finish_reason": "stop"})),
+        ("done".to_owned(), json!({"version": 1, "usage": usage})),
+    ];
+    assert_eq!(events(&reply.text()), expected);
+}
+
+#[tokio::test]
 async fn a_stream_that_fails_ends_with_the_problem() {
     let world = World::new();
     world.generates.breaks.store(true, Ordering::SeqCst);

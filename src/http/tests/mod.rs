@@ -4,6 +4,7 @@ mod doubles;
 mod edits;
 mod errors;
 mod generate;
+mod openai;
 mod service;
 mod versions;
 
