@@ -1,11 +1,10 @@
-//! Gemma 3 270M from its GGUF file: token ids equal SentencePiece's, and what it writes equals what candle-transformers'
-//! `quantized_gemma3` writes.
+//! Gemma 3 270M from its GGUF file: token ids equal SentencePiece's, and it expects what llama.cpp expects. (candle's
+//! `quantized_gemma3` is no oracle here: its logits for this file are a third larger than llama.cpp's, and it writes other
+//! texts.)
 //!
 //! Skipped, with a message, where the file is absent.
 
 use amend::model::{LoadOptions, Model};
-use candle_core::{Device, Tensor, quantized::gguf_file::Content};
-use candle_transformers::models::quantized_gemma3::ModelWeights;
 use serde_json::Value;
 
 use crate::common::gemma3;
@@ -13,12 +12,13 @@ use crate::common::gemma3;
 /// Texts, and the ids that SentencePiece 0.2 gives them with the vocabulary of the file.
 const TOKENS: &str = include_str!("../data/gemma3_tokens.jsonl");
 
-/// Tokens of a continuation.
-const STEPS: usize = 8;
+/// Greedy continuations by llama.cpp (xllamacpp 2026.10.11549, one thread) of the same file, with the log-probabilities of
+/// its five best tokens at each step.
+const LOG_PROBS: &str = include_str!("../data/gemma3_logprobs.jsonl");
 
-fn argmax(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
-    best.map_or(0, |(id, _)| id as u32)
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    largest + logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum::<f64>().ln()
 }
 
 #[test]
@@ -40,46 +40,31 @@ fn gemma_token_ids_equal_sentence_pieces_and_texts_come_back() {
 }
 
 #[test]
-fn gemma_writes_what_candles_writes() {
+fn gemma_expects_what_llama_cpp_expects() {
     let Some(path) = gemma3() else { return };
     let model = Model::load(&path, &LoadOptions::default()).unwrap();
-    let mut file = std::fs::File::open(&path).unwrap();
-    let content = Content::read(&mut file).unwrap();
-    let mut oracle = ModelWeights::from_gguf(content, &mut file, &Device::Cpu).unwrap();
-    let prompts = [
-        "The capital of France is",
-        "The first president of the United States was",
-        "1, 2, 3, 4, 5,",
-        "Water boils at",
-    ];
-    let (mut tokens, mut parted) = (0, 0);
-    for prompt in prompts {
+    let mut apart = Vec::new();
+    for line in LOG_PROBS.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let prompt = line["prompt"].as_str().unwrap();
+        let mut sequence = model.start();
         let mut ids = model.tokenizer().encode_prompt(prompt).unwrap();
-        let (mut sequence, mut fed, start) = (model.start(), 0, ids.len());
-        for _ in 0..STEPS {
-            let input = Tensor::new(&ids[fed..], &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-            let theirs: Vec<f32> = oracle.forward(&input, fed).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-            let ours = model.forward(&mut sequence, &ids[fed..], model.base().as_ref()).unwrap();
-            (fed, tokens) = (ids.len(), tokens + 1);
-            let mut order: Vec<usize> = (0..ours.len()).collect();
-            order.sort_by(|a, b| theirs[*b].total_cmp(&theirs[*a]));
-            let text = |i: usize| model.tokenizer().token_text(i as u32).unwrap_or_default();
-            let line: Vec<String> =
-                order[..6].iter().map(|&i| format!("{:?} {:.2} {:.2}", text(i), theirs[i], ours[i])).collect();
-            eprintln!("XX {prompt:?} {}", line.join(", "));
-            if argmax(&ours) != argmax(&theirs) {
-                parted += 1;
-                let (best, other) = (theirs[argmax(&theirs) as usize], theirs[argmax(&ours) as usize]);
-                assert!(best - other < 80.0, "{prompt:?}, token {tokens}: candle's margin is {}", best - other);
+        for theirs in line["steps"].as_array().unwrap() {
+            let logits = model.forward(&mut sequence, &ids, model.base().as_ref()).unwrap();
+            let total = log_sum_exp(&logits);
+            for top in theirs["top"].as_array().unwrap() {
+                let (id, want) = (top[0].as_u64().unwrap() as usize, top[1].as_f64().unwrap());
+                apart.push((f64::from(logits[id]) - total - want).abs());
             }
-            ids.push(argmax(&theirs));
+            ids = vec![theirs["id"].as_u64().unwrap() as u32];
         }
-        eprintln!("{prompt:?} {:?}", model.tokenizer().decode(&ids[start..]).unwrap());
     }
-    eprintln!("{parted} of {tokens} tokens differ");
-    assert!(parted * 8 < tokens, "{parted} of {tokens} tokens differ");
+    // Both round activations to 8 bits, each in its own way.
+    let mean = apart.iter().sum::<f64>() / apart.len() as f64;
+    let largest = apart.iter().copied().fold(0.0, f64::max);
+    eprintln!("log-probabilities differ by {mean:.3} in the mean, {largest:.3} at most");
+    assert!(mean < 0.15 && largest < 1.0, "differences of {mean:.3} in the mean, {largest:.3} at most");
 }
-
 #[test]
 fn gemma_knows_the_capital_of_france() {
     let Some(path) = gemma3() else { return };
