@@ -16,7 +16,7 @@ RECORDS = 500
 model = $${AMEND_MODEL:-$$(scripts/fetch-model)}
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt openapi train eval bench model clean-data clean rust compiler nextest
+.PHONY: help serve test check fmt openapi train eval compare bench model clean-data clean rust compiler nextest
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,11 @@ eval: rust compiler ## Measure the editor beside fine-tuning: make eval DATA=val
 		$(CARGO) run --release --quiet -- eval --model "$$model" --data "$(DATA)" --records $(RECORDS) \
 		--editor "$(EDITOR_FOLDER)" --editor finetune --editor finetune-kl \
 		$(if $(TEXT),--running-text "$(TEXT)") $(ARGS)
+
+compare: rust compiler ## Train what is only compared with, and measure all editors for docs/editors.md: make compare DATA=folder
+	@[ -n "$(DATA)" ] || { echo 'usage: make compare DATA=folder-with-counterfact-zsre-wikitext2 [ARGS="..."]' >&2; exit 2; }
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(PYTHON) scripts/compare-editors --model "$$model" --data "$(DATA)" --editor "$(EDITOR_FOLDER)" $(ARGS)
 
 bench: rust compiler ## Measure edits, generation, memory and replay over HTTP: make bench [ARGS="--threads 2"]
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
