@@ -46,7 +46,7 @@ impl LayerCaches {
             }
             Ok(copy)
         };
-        Ok(Self { layers: self.layers.iter().map(copy_layer).collect::<Result<_>>()? })
+        Ok(Self { layers: self.layers.iter().map(copy_layer).collect::<Result<_>>()?, positions: len })
     }
 
     /// The cache of one block.
