@@ -5,11 +5,13 @@ use std::{
     process::{Command, Stdio},
 };
 
+use amend::editor::CompositionKind;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    server::{Files, Server, finish},
+    process::finish,
+    server::{Files, Server},
     tiny,
 };
 
@@ -24,7 +26,7 @@ fn files() -> Files {
     std::fs::write(files.model.join("tokenizer_config.json"), config.to_string()).unwrap();
     // The editor names the model's files by their digest.
     files.editor = files.folder.path().join("editor of the talking model");
-    tiny::write_editor(&files.editor, &files.model, 2);
+    tiny::write_editor(&files.editor, &files.model, CompositionKind::Sum, 2);
     files
 }
 
