@@ -64,8 +64,12 @@ pub trait Decoder: Text {
     /// The number of a leased version.
     fn version(&self, lease: &Self::Lease) -> u64;
 
-    /// An empty sequence.
-    fn start(&self) -> Self::State;
+    /// A sequence that is to read `ids` (at least one) under these weights. It may have read a beginning of them already,
+    /// never all.
+    fn start(&self, ids: &[u32], weights: &Self::Lease) -> Self::State;
+
+    /// `state` has read `ids` under these weights: what it holds of them may be kept for sequences that begin the same.
+    fn keep(&self, state: &Self::State, ids: &[u32], weights: &Self::Lease);
 
     /// Another sequence that has read the same.
     fn fork(&self, state: &Self::State) -> Result<Self::State, GenerateError>;

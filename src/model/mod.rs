@@ -4,6 +4,7 @@
 //! graph and may stay quantized. [`Network::trunk`] has no access to any version's weights; [`Network::tail`] gets them
 //! through a [`Projection`].
 
+pub mod batch;
 mod builder;
 pub mod capture;
 pub mod chat_template;
@@ -15,6 +16,7 @@ pub mod layers;
 pub mod load;
 mod matrices;
 pub mod measure;
+pub mod pages;
 mod passage;
 #[cfg(test)]
 pub mod testing;
@@ -24,6 +26,7 @@ use std::{path::Path, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
+pub use batch::{Batching, Feed};
 pub use capture::TrunkState;
 pub use error::ModelError;
 pub use kv::{LayerCaches, Sequence};
@@ -34,6 +37,8 @@ pub use passage::Passage;
 
 use crate::digest::Digest;
 use chat_template::ChatTemplate;
+use kv::State;
+use pages::{Page, Pages};
 use tokenizer::Tokenizer;
 
 /// A network split below its first editable block.
@@ -70,6 +75,11 @@ pub trait Network: Send + Sync {
     /// The output head at decoding speed, in the file's own precision; the best few logits, and so the argmax, are those
     /// of [`Network::logits`].
     fn decode_logits(&self, rows: &Tensor) -> candle_core::Result<Tensor>;
+
+    /// How it feeds many sequences in one pass, if it can.
+    fn batching(&self) -> Option<&dyn Batching> {
+        None
+    }
 }
 
 /// Sizes of a network.
@@ -157,8 +167,22 @@ impl Model {
 
     /// An empty sequence.
     pub fn start(&self) -> Sequence {
-        let shape = self.network.shape();
-        Sequence::new(shape.trunk_blocks, shape.tail_blocks)
+        self.resume(Vec::new(), Vec::new())
+    }
+
+    /// A sequence that begins with what these full pages hold, those of the tail of one version alone and not more than
+    /// those of the trunk. Empty where the network has no pages.
+    pub fn resume(&self, trunk: Vec<Arc<Page>>, tail: Vec<Arc<Page>>) -> Sequence {
+        match self.network.batching() {
+            Some(network) => {
+                let (trunk_shape, tail_shape) = network.pages();
+                Sequence::paged(Pages::from_full(trunk_shape, trunk), Pages::from_full(tail_shape, tail))
+            }
+            None => {
+                let shape = self.network.shape();
+                Sequence::stored(shape.trunk_blocks, shape.tail_blocks)
+            }
+        }
     }
 
     /// Feeds `ids` after what `sequence` already holds; the logits (`vocab_size` of them) after the last one.
@@ -168,17 +192,30 @@ impl Model {
         ids: &[u32],
         weights: &dyn Projection,
     ) -> Result<Vec<f32>, ModelError> {
-        let Some(last) = ids.len().checked_sub(1) else { return Err(ModelError::Empty { what: "text to continue" }) };
-        let given = sequence.len() + ids.len();
-        if given > self.context_length() {
-            return Err(ModelError::TooLong { given, limit: self.context_length(), unit: "tokens" });
-        }
+        self.check_room(sequence, ids)?;
+        let len = sequence.len();
+        let State::Stored { trunk, tail } = &mut sequence.state else {
+            let logits = self.forward_batch(&mut [Feed { sequence, ids, version: 0, weights, logits: true }])?.pop();
+            return logits.flatten().ok_or(ModelError::Empty { what: "answer of the network" });
+        };
         let lengths = [ids.len()];
-        let wanted = [vec![(sequence.len() + last) as u32]];
-        let hidden = self.network.trunk(ids, &lengths, Some(&mut sequence.trunk))?;
+        let wanted = [vec![(len + ids.len() - 1) as u32]];
+        let hidden = self.network.trunk(ids, &lengths, Some(trunk))?;
         // The row to compute is named by its position in the sequence, of which the cache holds the beginning.
-        let rows = if last == 0 { Rows::All } else { Rows::At(&wanted) };
-        let top = self.network.tail(&hidden, &lengths, rows, weights, Some(&mut sequence.tail))?;
+        let rows = if ids.len() == 1 { Rows::All } else { Rows::At(&wanted) };
+        let top = self.network.tail(&hidden, &lengths, rows, weights, Some(tail))?;
         Ok(self.network.decode_logits(&top)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// Refuses nothing, and more than the context holds.
+    fn check_room(&self, sequence: &Sequence, ids: &[u32]) -> Result<(), ModelError> {
+        if ids.is_empty() {
+            return Err(ModelError::Empty { what: "text to continue" });
+        }
+        let (given, limit) = (sequence.len() + ids.len(), self.context_length());
+        if given > limit {
+            return Err(ModelError::TooLong { given, limit, unit: "tokens" });
+        }
+        Ok(())
     }
 }

@@ -40,7 +40,7 @@ pub struct Metrics {
     pub generate_requests: IntCounterVec,
     pub time_to_first_token: Histogram,
     pub inter_token: Histogram,
-    /// Tokens by `kind`: prompt, generated.
+    /// Tokens by `kind`: prompt (read), cached (of prompts, kept from others), generated.
     pub tokens: IntCounterVec,
     /// Sequences by `state`: running, waiting.
     pub sequences: IntGaugeVec,

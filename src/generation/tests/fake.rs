@@ -157,8 +157,12 @@ impl Decoder for Fake {
         lease.version
     }
 
-    fn start(&self) -> FakeState {
+    fn start(&self, _: &[u32], _: &FakeLease) -> FakeState {
         FakeState { number: self.sequences.fetch_add(1, SeqCst), ids: Vec::new(), prompt: true }
+    }
+
+    fn keep(&self, state: &FakeState, ids: &[u32], _: &FakeLease) {
+        assert_eq!(state.ids, ids, "what is kept is what was read");
     }
 
     fn fork(&self, state: &FakeState) -> Result<FakeState, GenerateError> {

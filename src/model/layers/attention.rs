@@ -2,10 +2,9 @@
 //! row where no gradient is wanted ([`rowwise`]), else as products of padded batches. Who looks at whom is the plan's.
 
 use candle_core::{D, Result, Tensor};
-use candle_nn::kv_cache::KvCache;
 
 use super::{Linear, Norm, ops, packing::Plan, rotary::Angles, rowwise};
-use crate::model::Projection;
+use crate::model::{Projection, kv::Kv};
 
 /// One attention layer.
 pub struct Attention {
@@ -45,7 +44,7 @@ impl Attention {
         &self,
         x: &Tensor,
         plan: &Plan,
-        cache: Option<&mut KvCache>,
+        cache: Option<Kv<'_, '_>>,
         weights: &dyn Projection,
     ) -> Result<Tensor> {
         let q = self.q.forward(&plan.select(x)?, weights)?;
@@ -55,7 +54,13 @@ impl Attention {
         let v = self.v.forward(x, weights)?;
         let by_rows = x.device().is_cpu() && !x.track_op();
         let (k, v) = match cache {
-            Some(cache) => cache.append(&self.by_head(&k, plan)?, &self.by_head(&v, plan)?)?,
+            Some(Kv::Paged(mut pages)) => {
+                pages.write(&k, &v, plan.keys.lengths())?;
+                let asking = (plan.owners.as_slice(), plan.seen.as_slice());
+                let mixed = rowwise::attend_paged(&q, pages.sequences, pages.block, asking, self.heads)?;
+                return self.o.forward(&mixed, weights);
+            }
+            Some(Kv::Stored(cache)) => cache.append(&self.by_head(&k, plan)?, &self.by_head(&v, plan)?)?,
             None if by_rows => (k.contiguous()?, v.contiguous()?),
             None => (self.by_head(&k, plan)?, self.by_head(&v, plan)?),
         };

@@ -4,6 +4,7 @@
 
 pub mod attention;
 pub mod block;
+pub mod dense;
 pub mod graft;
 pub mod int8;
 pub mod linear;

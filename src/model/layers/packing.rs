@@ -23,6 +23,11 @@ pub struct Packing {
 }
 
 impl Packing {
+    /// Rows of each sequence.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
     /// Sequences of these lengths, one after another.
     pub fn new(lengths: &[usize], device: &Device) -> Result<Self> {
         let width = lengths.iter().copied().max().unwrap_or(0);
@@ -105,7 +110,9 @@ pub struct Plan {
     pub query_angles: Option<Angles>,
     /// Which keys each asking row may look at, among the packed rows or in the cache.
     pub seen: Vec<Seen>,
-    /// The same within its own sequence, per sequence.
+    /// Which sequence each asking row belongs to.
+    pub owners: Vec<usize>,
+    /// What each row may look at within its own sequence, per sequence.
     looks: Vec<Vec<Range<usize>>>,
     /// Keys of the widest sequence, those in the cache too.
     key_width: usize,
@@ -123,18 +130,36 @@ impl Plan {
         positions: &Positions,
         device: &Device,
     ) -> Result<Self> {
-        assert!(past == 0 || lengths.len() == 1, "a cache belongs to one sequence");
-        let given = |length: usize| (past as u32)..(past + length) as u32;
-        let key_positions: Vec<u32> = lengths.iter().flat_map(|&length| given(length)).collect();
+        assert!(past == 0 || lengths.len() == 1, "such a cache belongs to one sequence");
+        Self::new(lengths, &vec![past; lengths.len()], rows, positions, device)
+    }
+
+    /// A causal pass over sequences of `lengths`, each after the positions that its own pages hold: `seen` counts those.
+    pub fn continuing(
+        lengths: &[usize],
+        pasts: &[usize],
+        rows: Rows<'_>,
+        positions: &Positions,
+        device: &Device,
+    ) -> Result<Self> {
+        let mut plan = Self::new(lengths, pasts, rows, positions, device)?;
+        let looks = plan.looks.iter().flatten();
+        plan.seen = looks.map(|look| Seen { start: look.start, count: look.len() }).collect();
+        Ok(plan)
+    }
+
+    fn new(lengths: &[usize], pasts: &[usize], rows: Rows<'_>, positions: &Positions, device: &Device) -> Result<Self> {
+        let given = || lengths.iter().zip(pasts).map(|(&length, &past)| past as u32..(past + length) as u32);
+        let key_positions: Vec<u32> = given().flatten().collect();
         let asking: Vec<Vec<u32>> = match rows {
-            Rows::All => lengths.iter().map(|&length| given(length).collect()).collect(),
+            Rows::All => given().map(Iterator::collect).collect(),
             Rows::At(selected) => selected.to_vec(),
         };
         let query_lengths: Vec<usize> = asking.iter().map(Vec::len).collect();
         let query_positions: Vec<u32> = asking.iter().flatten().copied().collect();
         let select = match rows {
             Rows::All => None,
-            Rows::At(selected) => Some(Tensor::new(flat_index(lengths, past, selected), device)?),
+            Rows::At(selected) => Some(Tensor::new(flat_index(lengths, pasts, selected), device)?),
         };
         let angles = |at: &[u32]| positions.rotary.as_ref().map(|rotary| rotary.at(at)).transpose();
         let key_angles = angles(&key_positions)?;
@@ -142,13 +167,14 @@ impl Plan {
         let keys = Packing::new(lengths, device)?;
         let looks = backward_looks(&asking, positions.window);
         Ok(Self {
-            key_width: past + keys.width,
+            key_width: lengths.iter().zip(pasts).map(|(length, past)| length + past).max().unwrap_or(0),
             keys,
             queries: Packing::new(&query_lengths, device)?,
             select,
             key_angles,
             query_angles,
             seen: seen(lengths, &looks),
+            owners: owners(&looks),
             looks,
             device: device.clone(),
             mask: OnceLock::new(),
@@ -175,10 +201,14 @@ impl Plan {
     }
 }
 
-fn flat_index(lengths: &[usize], past: usize, selected: &[Vec<u32>]) -> Vec<u32> {
+fn owners(looks: &[Vec<Range<usize>>]) -> Vec<usize> {
+    looks.iter().enumerate().flat_map(|(owner, looks)| std::iter::repeat_n(owner, looks.len())).collect()
+}
+
+fn flat_index(lengths: &[usize], pasts: &[usize], selected: &[Vec<u32>]) -> Vec<u32> {
     let mut start = 0u32;
     let mut index = Vec::new();
-    for (&length, positions) in lengths.iter().zip(selected) {
+    for ((&length, &past), positions) in lengths.iter().zip(pasts).zip(selected) {
         index.extend(positions.iter().map(|&position| start + position - past as u32));
         start += length as u32;
     }

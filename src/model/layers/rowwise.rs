@@ -11,6 +11,7 @@ use candle_core::{CpuStorage, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::attention::Heads;
+use crate::model::pages::{PagedRows, Pages};
 
 /// Partial sums of a product of two vectors, added in a fixed order whatever the vector width.
 const LANES: usize = 16;
@@ -39,20 +40,51 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, seen: &[Seen], heads: Heads) -
     let keys = ByHead::new(floats(&k_storage)?, k_layout, head_dim)?;
     let values = ByHead::new(floats(&v_storage)?, v_layout, head_dim)?;
     assert_eq!(seen.len(), rows, "every asking row sees something");
-    let work: usize = seen.iter().map(|seen| seen.count * width).sum();
     let group = width / kv_heads;
-    let mut out = vec![0f32; rows * width];
-    let one = |(place, out): (usize, &mut [f32])| {
-        let (row, head) = (place / kv_heads, place % kv_heads);
+    let out = each_group(seen, width, kv_heads, |row, head, out| {
         let q = &q[row * width + head * group..][..group];
         attend_group(q, keys.of(head, seen[row]), values.of(head, seen[row]), (seen[row].count, scale), out);
-    };
-    if work < PARALLEL {
-        out.chunks_exact_mut(group).enumerate().for_each(one);
-    } else {
-        out.par_chunks_exact_mut(group).enumerate().for_each(one);
-    }
+    });
     Tensor::from_vec(out, (rows, width), k.device())
+}
+
+/// The same where each asking row belongs to one of several sequences with pages of their own: `owners` says which, and
+/// `seen` counts that sequence's positions in block `block` of its pages.
+pub fn attend_paged(
+    q: &Tensor,
+    sequences: &[&mut Pages],
+    block: usize,
+    (owners, seen): (&[usize], &[Seen]),
+    heads: Heads,
+) -> Result<Tensor> {
+    let (rows, width) = q.dims2()?;
+    let q = q.contiguous()?;
+    let device = q.device().clone();
+    let (q_storage, q_layout) = q.storage_and_layout();
+    let q = &floats(&q_storage)?[q_layout.start_offset()..];
+    assert_eq!((seen.len(), owners.len()), (rows, rows), "every asking row has its sequence and sees something");
+    let group = width / heads.kv;
+    let out = each_group(seen, width, heads.kv, |row, head, out| {
+        let pages = &sequences[owners[row]];
+        let of = |rows| Paged { rows, start: seen[row].start, head_dim: heads.dim };
+        let (keys, values) = (of(pages.keys(block, head)), of(pages.values(block, head)));
+        let q = &q[row * width + head * group..][..group];
+        attend_group(q, keys, values, (seen[row].count, heads.scale as f32), out);
+    });
+    Tensor::from_vec(out, (rows, width), &device)
+}
+
+/// `[rows, width]`, made by `one` for each row and each head of keys.
+fn each_group(seen: &[Seen], width: usize, kv_heads: usize, one: impl Fn(usize, usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let work: usize = seen.iter().map(|seen| seen.count * width).sum();
+    let mut out = vec![0f32; seen.len() * width];
+    let at = |(place, out): (usize, &mut [f32])| one(place / kv_heads, place % kv_heads, out);
+    if work < PARALLEL {
+        out.chunks_exact_mut(width / kv_heads).enumerate().for_each(at);
+    } else {
+        out.par_chunks_exact_mut(width / kv_heads).enumerate().for_each(at);
+    }
+    out
 }
 
 fn floats(storage: &Storage) -> Result<&[f32]> {
@@ -95,15 +127,47 @@ struct Rows<'a> {
     head_dim: usize,
 }
 
-impl<'a> Rows<'a> {
+/// Vectors of one head, position by position.
+trait Vectors: Copy {
+    /// Calls `f` with each of the first `count`, in order.
+    fn each(self, count: usize, f: impl FnMut(&[f32]));
+    fn head_dim(self) -> usize;
+}
+
+impl Vectors for Rows<'_> {
     #[inline(always)]
-    fn row(&self, index: usize) -> &'a [f32] {
-        &self.data[index * self.stride..][..self.head_dim]
+    fn each(self, count: usize, mut f: impl FnMut(&[f32])) {
+        (0..count).for_each(|index| f(&self.data[index * self.stride..][..self.head_dim]));
+    }
+
+    fn head_dim(self) -> usize {
+        self.head_dim
+    }
+}
+
+/// The rows of one head from `start` on, in pages.
+#[derive(Clone, Copy)]
+struct Paged<'a> {
+    rows: PagedRows<'a>,
+    start: usize,
+    head_dim: usize,
+}
+
+impl Vectors for Paged<'_> {
+    #[inline(always)]
+    fn each(self, count: usize, mut f: impl FnMut(&[f32])) {
+        for stretch in self.rows.stretches(self.start, count) {
+            stretch.chunks_exact(self.head_dim).for_each(&mut f);
+        }
+    }
+
+    fn head_dim(self) -> usize {
+        self.head_dim
     }
 }
 
 /// All heads that share one head of keys; by the widest vectors that the CPU has, which do not change a bit.
-fn attend_group(q: &[f32], keys: Rows<'_>, values: Rows<'_>, (count, scale): (usize, f32), out: &mut [f32]) {
+fn attend_group<V: Vectors>(q: &[f32], keys: V, values: V, (count, scale): (usize, f32), out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         #[expect(unsafe_code, reason = "calling a function compiled for a CPU feature")]
@@ -115,28 +179,34 @@ fn attend_group(q: &[f32], keys: Rows<'_>, values: Rows<'_>, (count, scale): (us
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn attend_group_avx2(q: &[f32], keys: Rows<'_>, values: Rows<'_>, (count, scale): (usize, f32), out: &mut [f32]) {
+fn attend_group_avx2<V: Vectors>(q: &[f32], keys: V, values: V, (count, scale): (usize, f32), out: &mut [f32]) {
     attend_group_inline(q, keys, values, (count, scale), out);
 }
 
 #[inline(always)]
-fn attend_group_inline(q: &[f32], keys: Rows<'_>, values: Rows<'_>, (count, scale): (usize, f32), out: &mut [f32]) {
-    let head_dim = keys.head_dim;
+fn attend_group_inline<V: Vectors>(q: &[f32], keys: V, values: V, (count, scale): (usize, f32), out: &mut [f32]) {
+    let head_dim = keys.head_dim();
     let mut weights = vec![0f32; count];
     for (q, out) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
         let mut largest = f32::NEG_INFINITY;
-        for (key, weight) in weights.iter_mut().enumerate() {
-            *weight = dot(q, keys.row(key)) * scale;
-            largest = largest.max(*weight);
-        }
+        let mut unset = weights.iter_mut();
+        keys.each(count, |key| {
+            if let Some(weight) = unset.next() {
+                *weight = dot(q, key) * scale;
+                largest = largest.max(*weight);
+            }
+        });
         let mut total = 0f64;
         for weight in &mut weights {
             *weight = (*weight - largest).exp();
             total += f64::from(*weight);
         }
-        for (value, weight) in weights.iter().enumerate() {
-            out.iter_mut().zip(values.row(value)).for_each(|(out, value)| *out += weight * value);
-        }
+        let mut left = weights.iter();
+        values.each(count, |value| {
+            if let Some(weight) = left.next() {
+                out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+            }
+        });
         let inverse = (1.0 / total) as f32;
         out.iter_mut().for_each(|out| *out *= inverse);
     }
@@ -165,7 +235,10 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::testing::{assert_close, random};
+    use crate::model::{
+        pages::PageShape,
+        testing::{assert_close, random},
+    };
 
     const KV_HEADS: usize = 2;
     const HEAD_DIM: usize = 24;
@@ -217,6 +290,31 @@ mod tests {
         for row in [0, 1, 40, n - 1] {
             let alone = attend(&q.narrow(0, row, 1).unwrap(), &k, &v, &seen[row..=row], sizes()).unwrap();
             assert_close(&alone, &all.narrow(0, row, 1).unwrap(), 0.0);
+        }
+    }
+
+    #[test]
+    fn pages_change_no_bit() {
+        let shape = PageShape { blocks: 1, kv_heads: KV_HEADS, head_dim: HEAD_DIM, hidden: 0 };
+        let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let sequence = |seed: u64, length: usize| {
+            let kv = |seed| random(&[length, KV_HEADS * HEAD_DIM], seed);
+            let (k, v) = (kv(seed), kv(seed + 1));
+            let mut pages = Pages::new(shape);
+            pages.write(0, &flat(&k), &flat(&v));
+            pages.grow(length);
+            (k, v, pages)
+        };
+        let (k, v, mut first) = sequence(1, 45);
+        let (other_k, other_v, mut second) = sequence(5, 20);
+        let q = (random(&[4, 3 * KV_HEADS * HEAD_DIM], 9) * 3.0).unwrap();
+        let seen = [(0, 45), (0, 17), (0, 20), (3, 30)].map(|(start, count)| Seen { start, count });
+        let owners = [0, 0, 1, 0];
+        let paged = attend_paged(&q, &[&mut first, &mut second], 0, (&owners, &seen), sizes()).unwrap();
+        for (row, owner) in owners.into_iter().enumerate() {
+            let (k, v) = if owner == 0 { (&k, &v) } else { (&other_k, &other_v) };
+            let alone = attend(&q.narrow(0, row, 1).unwrap(), k, v, &seen[row..=row], sizes()).unwrap();
+            assert_close(&paged.narrow(0, row, 1).unwrap(), &alone, 0.0);
         }
     }
 
