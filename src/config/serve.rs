@@ -144,7 +144,8 @@ pub struct EngineArgs {
     #[arg(value_parser = values::at_least_two)]
     pub generate_queue_capacity: usize,
 
-    /// Most tokens of texts that were read and are kept in memory, for texts that begin the same; 0 keeps none
+    /// Most tokens of ended requests whose keys and values stay in memory, beside those of running ones, for texts that
+    /// begin the same; 0 keeps none
     #[arg(long, env = "AMEND_PREFIX_CACHE_TOKENS", value_name = "N", default_value = "8192")]
     pub prefix_cache_tokens: usize,
 

@@ -6,7 +6,11 @@
 //!
 //! Kept are full pages alone, as many values as the capacity allows; what was used least recently goes first.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::model::pages::{PAGE, Page};
 
@@ -19,8 +23,6 @@ struct Node {
     trunk: Arc<Page>,
     tails: HashMap<u64, Tail>,
     key: Key,
-    /// Nodes that come after this one.
-    children: usize,
     used: u64,
 }
 
@@ -28,6 +30,25 @@ struct Node {
 struct Tail {
     page: Arc<Page>,
     used: u64,
+}
+
+/// When a page was used last, and which it is. The least goes first: of pages used at the same time the last of a text,
+/// whose number is the highest, and a page of a tail before the trunk's.
+///
+/// Whoever uses a page uses all that come before it, and with a tail's page the trunk's. So the least is never one that
+/// another page needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Age {
+    used: u64,
+    node: Reverse<u64>,
+    page: Of,
+}
+
+/// Whose page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Of {
+    Tail(u64),
+    Trunk,
 }
 
 /// A beginning that was found.
@@ -45,6 +66,8 @@ pub(super) struct PrefixCache {
     held: usize,
     ids: HashMap<Key, u64>,
     nodes: HashMap<u64, Node>,
+    /// Every page that is held.
+    ages: BTreeSet<Age>,
     next: u64,
     clock: u64,
 }
@@ -52,7 +75,8 @@ pub(super) struct PrefixCache {
 impl PrefixCache {
     /// An empty cache for at most `capacity` f32 values.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, held: 0, ids: HashMap::new(), nodes: HashMap::new(), next: 0, clock: 0 }
+        let (ids, nodes, ages) = (HashMap::new(), HashMap::new(), BTreeSet::new());
+        Self { capacity, held: 0, ids, nodes, ages, next: 0, clock: 0 }
     }
 
     /// The longest kept beginning of `ids` that leaves at least one token to be read.
@@ -61,17 +85,14 @@ impl PrefixCache {
         let (mut found, mut parent) = (Found::default(), None);
         let most = ids.len().saturating_sub(1) / PAGE;
         for tokens in full_pages(ids).take(most) {
-            let Some(id) = self.ids.get(&(parent, tokens)) else { break };
-            let Some(node) = self.nodes.get_mut(id) else { break };
-            node.used = self.clock;
-            if found.tail.len() == found.trunk.len()
-                && let Some(tail) = node.tails.get_mut(&version)
-            {
-                tail.used = self.clock;
-                found.tail.push(Arc::clone(&tail.page));
+            let Some(&id) = self.ids.get(&(parent, tokens)) else { break };
+            let Some(trunk) = self.use_trunk(id) else { break };
+            // A tail's page without those before it would be of no use.
+            if found.tail.len() == found.trunk.len() {
+                found.tail.extend(self.use_tail(id, version));
             }
-            found.trunk.push(Arc::clone(&node.trunk));
-            parent = Some(*id);
+            found.trunk.push(trunk);
+            parent = Some(id);
         }
         found
     }
@@ -82,20 +103,17 @@ impl PrefixCache {
         let mut parent = None;
         for (tokens, (trunk, tail)) in full_pages(ids).zip(pages) {
             let id = self.node((parent, tokens), trunk);
-            let Some(node) = self.nodes.get_mut(&id) else { break };
-            node.used = self.clock;
-            let size = tail.size();
-            let fresh = Tail { page: tail, used: self.clock };
-            match node.tails.get_mut(&version) {
-                Some(kept) => kept.used = self.clock,
-                None => {
-                    node.tails.insert(version, fresh);
-                    self.held += size;
-                }
+            self.use_trunk(id);
+            if self.use_tail(id, version).is_none() {
+                self.add_tail(id, version, tail);
             }
             parent = Some(id);
         }
-        while self.held > self.capacity && self.forget_oldest() {}
+        while self.held > self.capacity
+            && let Some(least) = self.ages.pop_first()
+        {
+            self.forget(least);
+        }
         assert!(self.held <= self.capacity, "kept pages never exceed the capacity");
     }
 
@@ -104,47 +122,58 @@ impl PrefixCache {
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
-        let id = self.next;
+        let (id, used) = (self.next, self.clock);
         self.next += 1;
         self.held += trunk.size();
-        if let Some(parent) = key.0.and_then(|parent| self.nodes.get_mut(&parent)) {
-            parent.children += 1;
-        }
+        self.ages.insert(Age { used, node: Reverse(id), page: Of::Trunk });
         self.ids.insert(key, id);
-        self.nodes.insert(id, Node { trunk, tails: HashMap::new(), key, children: 0, used: self.clock });
+        self.nodes.insert(id, Node { trunk, tails: HashMap::new(), key, used });
         id
     }
 
-    /// Forgets what was used least recently: a page of a tail, or one of the trunk that no longer one follows.
-    fn forget_oldest(&mut self) -> bool {
-        // Of those used at the same time the last of a text goes first, which has the highest number.
-        let age = |used: u64, id: u64| (used, std::cmp::Reverse(id));
-        let tails = self.nodes.iter().flat_map(|(id, node)| {
-            node.tails.iter().map(move |(version, tail)| (age(tail.used, *id), *id, Some(*version)))
-        });
-        let ends = self.nodes.iter().filter(|(_, node)| node.children == 0 && node.tails.is_empty());
-        let ends = ends.map(|(id, node)| (age(node.used, *id), *id, None));
-        let Some((_, id, version)) = tails.chain(ends).min_by_key(|(age, id, version)| (*age, *id, *version)) else {
-            return false;
-        };
-        match version {
-            Some(version) => {
-                let tail = self.nodes.get_mut(&id).and_then(|node| node.tails.remove(&version));
-                self.held -= tail.map_or(0, |tail| tail.page.size());
-            }
-            None => self.remove(id),
-        }
-        true
+    fn add_tail(&mut self, id: u64, version: u64, page: Arc<Page>) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let used = self.clock;
+        self.held += page.size();
+        self.ages.insert(Age { used, node: Reverse(id), page: Of::Tail(version) });
+        node.tails.insert(version, Tail { page, used });
     }
 
-    fn remove(&mut self, id: u64) {
-        let Some(node) = self.nodes.remove(&id) else { return };
-        self.ids.remove(&node.key);
-        self.held -= node.trunk.size();
-        if let Some(parent) = node.key.0.and_then(|parent| self.nodes.get_mut(&parent)) {
-            parent.children -= 1;
-        }
+    fn use_trunk(&mut self, id: u64) -> Option<Arc<Page>> {
+        let node = self.nodes.get_mut(&id)?;
+        renew(&mut self.ages, &mut node.used, self.clock, id, Of::Trunk);
+        Some(Arc::clone(&node.trunk))
     }
+
+    fn use_tail(&mut self, id: u64, version: u64) -> Option<Arc<Page>> {
+        let tail = self.nodes.get_mut(&id)?.tails.get_mut(&version)?;
+        renew(&mut self.ages, &mut tail.used, self.clock, id, Of::Tail(version));
+        Some(Arc::clone(&tail.page))
+    }
+
+    /// Forgets the least used page.
+    fn forget(&mut self, Age { node: Reverse(id), page, .. }: Age) {
+        let size = match page {
+            Of::Tail(version) => {
+                let tail = self.nodes.get_mut(&id).and_then(|node| node.tails.remove(&version));
+                tail.map_or(0, |tail| tail.page.size())
+            }
+            Of::Trunk => self.nodes.remove(&id).map_or(0, |node| {
+                debug_assert!(node.tails.is_empty(), "a page of a tail goes before the trunk's");
+                self.ids.remove(&node.key);
+                node.trunk.size()
+            }),
+        };
+        self.held -= size;
+    }
+}
+
+/// A page is used now.
+fn renew(ages: &mut BTreeSet<Age>, used: &mut u64, now: u64, node: u64, page: Of) {
+    let age = Age { used: *used, node: Reverse(node), page };
+    ages.remove(&age);
+    ages.insert(Age { used: now, ..age });
+    *used = now;
 }
 
 /// The tokens of each full page.
@@ -271,6 +300,9 @@ mod tests {
                     cache.keep(&ids, version, tagged(seed, pages, version).into_iter());
                 }
                 prop_assert!(cache.held <= cache.capacity);
+                let reached = |node: &Node| node.key.0.is_none_or(|before| cache.nodes.contains_key(&before));
+                prop_assert!(cache.nodes.values().all(reached), "a page is kept that nothing leads to");
+                prop_assert_eq!(cache.ids.len(), cache.nodes.len());
                 let found = cache.find(&[ids, vec![1]].concat(), version);
                 prop_assert!(found.tail.len() <= found.trunk.len());
                 let tag = |index: usize| (seed * 100 + index as u32) as f32;

@@ -3,16 +3,18 @@
 //! A general matrix product adds up in an order that depends on how many rows it is given, and takes ten times as long
 //! for two rows as for one. Here every output is the product of a row and a row of weights, added up in [`LANES`] lanes
 //! in one fixed order. So a row has the same bits whatever it is computed with, and a few rows cost little more than one:
-//! a tile multiplies several rows with several rows of weights while they are in registers.
+//! a tile multiplies several rows with several rows of weights while they are in registers (`x86`). The scalar twin here
+//! states what a tile computes, and is what other machines run; the tests hold them together.
 
-#![expect(unsafe_code, reason = "calling functions compiled for a CPU feature")]
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 /// Partial sums of a product of two vectors.
 const LANES: usize = 16;
-/// Rows of a tile, and rows of weights.
+/// Rows of weights that are multiplied together.
 const TILE: usize = 4;
 /// Products smaller than this many multiplications are not worth waking another thread for.
 const PARALLEL: usize = 200_000;
@@ -40,6 +42,9 @@ fn floats(storage: &Storage) -> Result<&[f32]> {
 
 /// `[n, d_in]` and `[d_out, d_in]` -> `[n, d_out]`.
 fn multiply(x: &[f32], w: &[f32], d_in: usize) -> Vec<f32> {
+    if x.is_empty() || w.is_empty() {
+        return Vec::new();
+    }
     let (rows, d_out) = (x.len() / d_in, w.len() / d_in);
     // `[d_out][n]`, which for a single row is the result as it should be.
     let mut by_output = vec![0f32; rows * d_out];
@@ -66,103 +71,35 @@ fn transpose(by_output: &[f32], rows: usize) -> Vec<f32> {
     result
 }
 
-/// `out [d_out][n]`, by the widest vectors that the CPU has, which do not change a bit.
+/// `out [d_out][n]`.
 fn block(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    {
-        if std::arch::is_x86_feature_detected!("avx512f") {
-            // SAFETY: the CPU has the feature.
-            return unsafe { block_avx512(x, w, d_in, out) };
-        }
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-            // SAFETY: the CPU has the features.
-            return unsafe { block_avx2(x, w, d_in, out) };
-        }
+    if x86::block(x, w, d_in, out) {
+        return;
     }
-    block_inline(x, w, d_in, out);
+    block_scalar(x, w, d_in, out);
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,fma")]
-fn block_avx512(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) {
-    block_inline(x, w, d_in, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn block_avx2(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) {
-    block_inline(x, w, d_in, out);
-}
-
-#[inline(always)]
-fn block_inline(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) {
+/// What [`block`] computes, without vectors.
+fn block_scalar(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) {
     let rows = x.len() / d_in;
-    for (w, out) in w.chunks(d_in * TILE).zip(out.chunks_mut(rows * TILE)) {
-        if w.len() == d_in * TILE {
-            outputs::<TILE>(x, w, d_in, out);
-        } else {
-            let single = w.chunks_exact(d_in).zip(out.chunks_exact_mut(rows));
-            single.for_each(|(w, out)| outputs::<1>(x, w, d_in, out));
-        }
-    }
-}
-
-/// `O` outputs of all rows.
-#[inline(always)]
-fn outputs<const O: usize>(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) {
-    let rows = x.len() / d_in;
-    let mut row = 0;
-    while row < rows {
-        let here = &x[row * d_in..];
-        row += match rows - row {
-            TILE.. => tile::<TILE, O>(here, w, d_in, row, rows, out),
-            2.. => tile::<2, O>(here, w, d_in, row, rows, out),
-            _ => tile::<1, O>(here, w, d_in, row, rows, out),
-        };
-    }
-}
-
-/// `R` rows from `row` on times `O` rows of weights; how many rows that were.
-#[inline(always)]
-fn tile<const R: usize, const O: usize>(
-    x: &[f32],
-    w: &[f32],
-    d_in: usize,
-    row: usize,
-    rows: usize,
-    out: &mut [f32],
-) -> usize {
-    let xs: [&[f32]; R] = std::array::from_fn(|r| &x[r * d_in..][..d_in]);
-    let ws: [&[f32]; O] = std::array::from_fn(|o| &w[o * d_in..][..d_in]);
-    let mut sums = [[[0f32; LANES]; R]; O];
-    let whole = d_in - d_in % LANES;
-    for start in (0..whole).step_by(LANES) {
-        let x_lanes: [[f32; LANES]; R] = std::array::from_fn(|r| lanes(xs[r], start));
-        for (w, sums) in ws.iter().zip(&mut sums) {
-            let w_lanes = lanes(w, start);
-            for (x, sums) in x_lanes.iter().zip(sums) {
-                for lane in 0..LANES {
-                    sums[lane] = x[lane].mul_add(w_lanes[lane], sums[lane]);
-                }
+    for (w, out) in w.chunks_exact(d_in).zip(out.chunks_exact_mut(rows)) {
+        for (x, out) in x.chunks_exact(d_in).zip(out) {
+            let mut sums = [0f32; LANES];
+            for (x, w) in x.chunks(LANES).zip(w.chunks(LANES)) {
+                add_products(&mut sums, x, w);
             }
+            *out = total(sums);
         }
     }
-    for (o, (w, sums)) in ws.iter().zip(&mut sums).enumerate() {
-        for (r, (x, sums)) in xs.iter().zip(sums).enumerate() {
-            for (lane, k) in (whole..d_in).enumerate() {
-                sums[lane] = x[k].mul_add(w[k], sums[lane]);
-            }
-            out[o * rows + row + r] = total(*sums);
-        }
-    }
-    R
 }
 
+/// The products of at most [`LANES`] values, each added to its own lane without rounding in between.
 #[inline(always)]
-fn lanes(values: &[f32], start: usize) -> [f32; LANES] {
-    let mut lanes = [0f32; LANES];
-    lanes.copy_from_slice(&values[start..start + LANES]);
-    lanes
+fn add_products(sums: &mut [f32; LANES], x: &[f32], w: &[f32]) {
+    for ((sum, x), w) in sums.iter_mut().zip(x).zip(w) {
+        *sum = x.mul_add(*w, *sum);
+    }
 }
 
 /// The sum of all lanes, by halves.
@@ -188,6 +125,7 @@ mod tests {
             assert_close(&matmul(&x, &w).unwrap(), &x.matmul(&w.t().unwrap()).unwrap(), 1e-5);
         }
         assert!(matmul(&random(&[1, 3], 1), &random(&[2, 4], 2)).is_err());
+        assert_eq!(matmul(&random(&[0, 4], 1), &random(&[2, 4], 2)).unwrap().dims(), [0, 2]);
     }
 
     #[test]
@@ -208,13 +146,21 @@ mod tests {
     }
 
     #[test]
-    fn vector_width_changes_no_bit() {
+    fn kernels_equal_their_scalar_twin() {
         let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let (x, w) = (flat(random(&[5, 83], 7)), flat(random(&[9, 83], 8)));
-        let (mut wide, mut plain) = (vec![0f32; 45], vec![0f32; 45]);
-        block(&x, &w, 83, &mut wide);
-        block_inline(&x, &w, 83, &mut plain);
-        assert_eq!(wide, plain);
+        for (rows, outputs, d_in) in [(1, 1, 7), (5, 9, 83), (7, 12, 64), (13, 6, 16), (3, 4, 15)] {
+            let (x, w) = (flat(random(&[rows, d_in], 7)), flat(random(&[outputs, d_in], 8)));
+            let (mut fast, mut scalar) = (vec![0f32; rows * outputs], vec![0f32; rows * outputs]);
+            block(&x, &w, d_in, &mut fast);
+            block_scalar(&x, &w, d_in, &mut scalar);
+            assert_eq!(fast, scalar, "{rows} rows, {outputs} outputs of {d_in}");
+            #[cfg(target_arch = "x86_64")]
+            for level in x86::Level::available() {
+                fast.fill(0.0);
+                x86::block_at(level, &x, &w, d_in, &mut fast);
+                assert_eq!(fast, scalar, "{level:?}: {rows} rows, {outputs} outputs of {d_in}");
+            }
+        }
     }
 
     /// Figures for a person: `cargo nextest run --cargo-profile ci --run-ignored only dense::tests::speed --no-capture`.
