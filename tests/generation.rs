@@ -231,14 +231,14 @@ async fn refuses_what_the_model_can_not_do() {
 /// Requests of mixed lengths, greedy and sampled, on versions 0 and 1 and on the newest.
 fn mixed(number: usize) -> GenerateRequest {
     let prompt = ["The mother tongue of", "x = y; ", "a long prompt "][number % 3].repeat(1 + number * number % 8);
-    let sampled = number % 4 > 0;
+    let sampled = !number.is_multiple_of(4);
     GenerateRequest {
         temperature: sampled.then_some(0.9),
-        top_p: (number % 3 == 0).then_some(0.9),
-        top_k: (number % 5 == 0).then_some(20),
-        min_p: (number % 7 == 0).then_some(0.05),
-        frequency_penalty: (number % 6 == 0).then_some(0.4),
-        n: (number % 11 == 0).then_some(3),
+        top_p: number.is_multiple_of(3).then_some(0.9),
+        top_k: number.is_multiple_of(5).then_some(20),
+        min_p: number.is_multiple_of(7).then_some(0.05),
+        frequency_penalty: number.is_multiple_of(6).then_some(0.4),
+        n: number.is_multiple_of(11).then_some(3),
         seed: Some(number as u64),
         ..request(&prompt, 5 + number * 7 % 60, (number % 5 < 4).then_some((number % 2) as u64))
     }

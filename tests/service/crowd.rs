@@ -25,7 +25,7 @@ fn request(number: usize) -> Value {
     let prompt =
         ["Ada speaks", "Bob lives in the town of", "A long tale: "][number % 3].repeat(1 + number * number % 9);
     let mut body = json!({"prompt": prompt, "max_tokens": 5 + number * 11 % 90});
-    if number % 4 > 0 {
+    if !number.is_multiple_of(4) {
         let sampling = json!({"temperature": 0.9, "top_p": 0.95, "top_k": 40, "min_p": 0.02, "seed": number,
             "repetition_penalty": 1.1, "presence_penalty": 0.3});
         body.as_object_mut().unwrap().extend(sampling.as_object().unwrap().clone());
