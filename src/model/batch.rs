@@ -10,7 +10,7 @@ use candle_core::{Device, Result, Tensor};
 use super::{
     Model, ModelError, Projection, Sequence,
     kv::State,
-    layers::packing::Rows,
+    layers::plan::Rows,
     pages::{PageShape, Pages},
 };
 

@@ -5,42 +5,14 @@ use std::{ops::Range, sync::Arc};
 use candle_core::{Device, Result, Tensor};
 
 use super::{
-    DenseMatrices, EditableMatrix, LayerCaches, ModelError, Network, NetworkShape, Projection,
+    DenseMatrices, EditableMatrix, Kind, LayerCaches, ModelError, Network, NetworkShape, Projection, Sequence,
     batch::Batching,
     builder::{Builder, Head},
     kv::{Kv, PagedBlock},
-    layers::{
-        Block, Linear, Norm, Positions,
-        linear::frozen_matmul,
-        packing::{Plan, Rows},
-        rescore::rescore,
-    },
+    layers::{Block, Embedding, Norm, Plan, Positions, packing::Extent, plan::Rows},
+    matrices::NoEditable,
     pages::{PageShape, Pages},
 };
-
-/// Token ids to the first block's input.
-pub struct Embedding {
-    /// `[vocabulary, hidden]`
-    pub tokens: Tensor,
-    /// Learned positions `[context, hidden]`, added.
-    pub positions: Option<Tensor>,
-    /// What token embeddings are multiplied by.
-    pub scale: Option<f64>,
-}
-
-impl Embedding {
-    /// Sequences of `lengths`, each after the positions of its own in `pasts` -> `[n, hidden]`.
-    fn forward(&self, ids: &[u32], lengths: &[usize], pasts: &[usize], device: &Device) -> Result<Tensor> {
-        let mut embedded = self.tokens.index_select(&Tensor::new(ids, device)?, 0)?;
-        if let Some(scale) = self.scale {
-            embedded = (embedded * scale)?;
-        }
-        let Some(positions) = &self.positions else { return Ok(embedded) };
-        let at = lengths.iter().zip(pasts).flat_map(|(&length, &past)| past as u32..(past + length) as u32);
-        let at: Vec<u32> = at.collect();
-        embedded + positions.index_select(&Tensor::new(at, device)?, 0)?
-    }
-}
 
 /// The parts of a decoder-only network.
 pub struct Parts {
@@ -68,6 +40,8 @@ impl Decoder {
     pub fn new(parts: Parts, builder: Builder<'_>, tail_blocks: usize) -> std::result::Result<Self, ModelError> {
         let (vocabulary, hidden) = parts.embedding.tokens.dims2()?;
         let shape = NetworkShape {
+            kind: Kind::Causal,
+            inputs: vocabulary,
             vocabulary,
             hidden,
             context: parts.context,
@@ -114,7 +88,7 @@ impl Decoder {
     }
 
     fn read(&self, ids: &[u32], lengths: &[usize], kept: Kept<'_, '_>) -> Result<Tensor> {
-        let embedded = self.parts.embedding.forward(ids, lengths, &kept.pasts(lengths.len()), &self.device)?;
+        let embedded = self.parts.embedding.forward(ids, lengths, &kept.pasts(lengths.len()))?;
         self.run(0..self.shape.trunk_blocks, embedded, lengths, Rows::All, &NoEditable, kept)
     }
 
@@ -176,36 +150,49 @@ impl Network for Decoder {
         &self.base
     }
 
-    fn trunk(&self, ids: &[u32], lengths: &[usize], caches: Option<&mut LayerCaches>) -> Result<Tensor> {
-        self.read(ids, lengths, caches.into())
+    fn start(&self) -> Sequence {
+        match self.batching() {
+            Some(network) => {
+                let (trunk, tail) = network.pages();
+                Sequence::paged(Pages::new(trunk), Pages::new(tail))
+            }
+            None => {
+                let (trunk, tail) = (self.shape.trunk_blocks, self.shape.tail_blocks);
+                Sequence::stored(LayerCaches::new(trunk), LayerCaches::new(tail))
+            }
+        }
+    }
+
+    fn rows_of(&self, matrix: usize, extents: &[Extent], rows: Rows<'_>) -> Vec<Vec<u32>> {
+        let per_block = self.editable.len() / self.shape.tail_blocks;
+        match rows {
+            // The top block computes no other rows.
+            Rows::At(wanted) if matrix + per_block >= self.editable.len() => wanted.to_vec(),
+            _ => extents.iter().map(|extent| (0..extent.total() as u32).collect()).collect(),
+        }
+    }
+
+    fn trunk(&self, ids: &[u32], extents: &[Extent], caches: Option<&mut LayerCaches>) -> Result<Tensor> {
+        self.read(ids, &totals(extents), caches.into())
     }
 
     fn tail(
         &self,
         hidden: &Tensor,
-        lengths: &[usize],
+        extents: &[Extent],
         rows: Rows<'_>,
         weights: &dyn Projection,
         caches: Option<&mut LayerCaches>,
     ) -> Result<Tensor> {
-        self.climb(hidden, lengths, rows, weights, caches.into())
+        self.climb(hidden, &totals(extents), rows, weights, caches.into())
     }
 
     fn logits(&self, rows: &Tensor) -> Result<Tensor> {
-        let logits = frozen_matmul(rows, &self.parts.head.dense)?;
-        match &self.parts.head.bias {
-            Some(bias) => logits.broadcast_add(bias),
-            None => Ok(logits),
-        }
+        self.parts.head.forward(rows)
     }
 
     fn decode_logits(&self, rows: &Tensor) -> Result<Tensor> {
-        let Head { dense, decode, bias } = &self.parts.head;
-        let logits = decode.forward(rows, &NoEditable)?;
-        match (decode, bias) {
-            (Linear::Quantized { .. }, None) => rescore(&logits, rows, dense),
-            _ => Ok(logits),
-        }
+        self.parts.head.decode(rows)
     }
 
     fn batching(&self) -> Option<&dyn Batching> {
@@ -239,13 +226,8 @@ impl Batching for Decoder {
     }
 }
 
-/// What the trunk and the head multiply by: they have no editable matrix.
-struct NoEditable;
-
-impl Projection for NoEditable {
-    fn project(&self, matrix: usize, _: &Tensor) -> Result<Tensor> {
-        candle_core::bail!("editable matrix {matrix} below the tail")
-    }
+fn totals(extents: &[Extent]) -> Vec<usize> {
+    extents.iter().map(|extent| extent.total()).collect()
 }
 
 /// Where the tail begins: blocks below it. Refuses a tail of none or of more blocks than there are.

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Attention, Mlp, Norm, packing::Plan};
+use super::{Attention, Mlp, Norm, plan::Plan};
 use crate::model::{Projection, kv::Kv};
 
 /// Attention and MLP around a residual stream: `x + attention(norm(x))`, then `x + mlp(norm(x))`.

@@ -7,11 +7,14 @@
 //! one pass or after a cache. So an edit's factors do not depend on the edits that are captured with it (law 1), and a
 //! generation does not depend on those that run beside it.
 
+mod vectors;
+
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::attention::Heads;
-use crate::model::pages::{PagedRows, Pages};
+use super::{attention::Heads, plan::Plan, relative::Distances};
+use crate::model::pages::Pages;
+use vectors::{ByHead, Paged, Vectors};
 
 /// Partial sums of a product of two vectors, added in a fixed order whatever the vector width.
 const LANES: usize = 16;
@@ -25,12 +28,22 @@ pub struct Seen {
     pub start: usize,
     /// Keys from there on that it sees; where attention is causal, itself the last.
     pub count: usize,
+    /// Where the first of them stands, seen from the row: 0 its own place, negative before it.
+    pub distance: i64,
 }
 
 /// `q [rows, heads * d]` asks for keys and values that are either packed rows `[n, kv_heads * d]` or a cache
-/// `[1, kv_heads, n, d]`; `seen` says for each row which. Returns `[rows, heads * d]`.
-pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, seen: &[Seen], heads: Heads) -> Result<Tensor> {
-    let (kv_heads, head_dim, scale) = (heads.kv, heads.dim, heads.scale as f32);
+/// `[1, kv_heads, n, d]`; `seen` says for each row which, and `biases` what is added to their
+/// scores. Returns `[rows, heads * d]`.
+pub fn attend(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    seen: &[Seen],
+    biases: Option<&Distances>,
+    heads: Heads,
+) -> Result<Tensor> {
+    let (kv_heads, head_dim) = (heads.kv, heads.dim);
     let (rows, width) = q.dims2()?;
     let q = q.contiguous()?;
     let (q_storage, q_layout) = q.storage_and_layout();
@@ -43,18 +56,19 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, seen: &[Seen], heads: Heads) -
     let group = width / kv_heads;
     let out = each_group(seen, width, kv_heads, |row, head, out| {
         let q = &q[row * width + head * group..][..group];
-        attend_group(q, keys.of(head, seen[row]), values.of(head, seen[row]), (seen[row].count, scale), out);
+        let scores = Scores::new(seen[row], biases, head, group, heads);
+        attend_group(q, keys.of(head, seen[row]), values.of(head, seen[row]), scores, out);
     });
     Tensor::from_vec(out, (rows, width), k.device())
 }
 
-/// The same where each asking row belongs to one of several sequences with pages of their own: `owners` says which, and
-/// `seen` counts that sequence's positions in block `block` of its pages.
+/// The same where each asking row belongs to one of several sequences with pages of their own, by a plan that continues
+/// them: it asks for keys and values in block `block` of its sequence's pages.
 pub fn attend_paged(
     q: &Tensor,
     sequences: &[&mut Pages],
     block: usize,
-    (owners, seen): (&[usize], &[Seen]),
+    Plan { owners, seen, biases, .. }: &Plan,
     heads: Heads,
 ) -> Result<Tensor> {
     let (rows, width) = q.dims2()?;
@@ -69,7 +83,7 @@ pub fn attend_paged(
         let of = |rows| Paged { rows, start: seen[row].start, head_dim: heads.dim };
         let (keys, values) = (of(pages.keys(block, head)), of(pages.values(block, head)));
         let q = &q[row * width + head * group..][..group];
-        attend_group(q, keys, values, (seen[row].count, heads.scale as f32), out);
+        attend_group(q, keys, values, Scores::new(seen[row], biases.as_ref(), head, group, heads), out);
     });
     Tensor::from_vec(out, (rows, width), &device)
 }
@@ -94,115 +108,63 @@ fn floats(storage: &Storage) -> Result<&[f32]> {
     }
 }
 
-/// Keys or values, by head.
-struct ByHead<'a> {
-    data: &'a [f32],
-    head_stride: usize,
-    row_stride: usize,
-    head_dim: usize,
-}
-
-impl<'a> ByHead<'a> {
-    fn new(data: &'a [f32], layout: &candle_core::Layout, head_dim: usize) -> Result<Self> {
-        let (head_stride, row_stride) = match *layout.stride() {
-            [row, 1] => (head_dim, row),
-            [_, head, row, 1] => (head, row),
-            ref other => candle_core::bail!("keys and values with strides {other:?}"),
-        };
-        Ok(Self { data: &data[layout.start_offset()..], head_stride, row_stride, head_dim })
-    }
-
-    /// The rows of one head from `seen.start` on.
-    fn of(&self, head: usize, seen: Seen) -> Rows<'a> {
-        let start = head * self.head_stride + seen.start * self.row_stride;
-        Rows { data: &self.data[start..], stride: self.row_stride, head_dim: self.head_dim }
-    }
-}
-
-/// The rows of one head in one sequence.
+/// How a row scores the keys that it sees.
 #[derive(Clone, Copy)]
-struct Rows<'a> {
-    data: &'a [f32],
-    stride: usize,
-    head_dim: usize,
+struct Scores<'a> {
+    count: usize,
+    scale: f32,
+    /// What is added, the first head that shares these keys, and the first key's distance.
+    biases: Option<(&'a Distances, usize, i64)>,
 }
 
-/// Vectors of one head, position by position.
-trait Vectors: Copy {
-    /// Calls `f` with each of the first `count`, in order.
-    fn each(self, count: usize, f: impl FnMut(&[f32]));
-    fn head_dim(self) -> usize;
-}
-
-impl Vectors for Rows<'_> {
-    #[inline(always)]
-    fn each(self, count: usize, mut f: impl FnMut(&[f32])) {
-        (0..count).for_each(|index| f(&self.data[index * self.stride..][..self.head_dim]));
-    }
-
-    fn head_dim(self) -> usize {
-        self.head_dim
-    }
-}
-
-/// The rows of one head from `start` on, in pages.
-#[derive(Clone, Copy)]
-struct Paged<'a> {
-    rows: PagedRows<'a>,
-    start: usize,
-    head_dim: usize,
-}
-
-impl Vectors for Paged<'_> {
-    #[inline(always)]
-    fn each(self, count: usize, mut f: impl FnMut(&[f32])) {
-        for stretch in self.rows.stretches(self.start, count) {
-            stretch.chunks_exact(self.head_dim).for_each(&mut f);
-        }
-    }
-
-    fn head_dim(self) -> usize {
-        self.head_dim
+impl<'a> Scores<'a> {
+    /// Of a row that asks with `group` values for keys of head `head`.
+    fn new(seen: Seen, biases: Option<&'a Distances>, head: usize, group: usize, heads: Heads) -> Self {
+        let biases = biases.map(|biases| (biases, head * (group / heads.dim), seen.distance));
+        Self { count: seen.count, scale: heads.scale as f32, biases }
     }
 }
 
 /// All heads that share one head of keys; by the widest vectors that the CPU has, which do not change a bit.
-fn attend_group<V: Vectors>(q: &[f32], keys: V, values: V, (count, scale): (usize, f32), out: &mut [f32]) {
+fn attend_group<V: Vectors>(q: &[f32], keys: V, values: V, scores: Scores<'_>, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         #[expect(unsafe_code, reason = "calling a function compiled for a CPU feature")]
         // SAFETY: the CPU has the feature.
-        return unsafe { attend_group_avx2(q, keys, values, (count, scale), out) };
+        return unsafe { attend_group_avx2(q, keys, values, scores, out) };
     }
-    attend_group_inline(q, keys, values, (count, scale), out);
+    attend_group_inline(q, keys, values, scores, out);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn attend_group_avx2<V: Vectors>(q: &[f32], keys: V, values: V, (count, scale): (usize, f32), out: &mut [f32]) {
-    attend_group_inline(q, keys, values, (count, scale), out);
+fn attend_group_avx2<V: Vectors>(q: &[f32], keys: V, values: V, scores: Scores<'_>, out: &mut [f32]) {
+    attend_group_inline(q, keys, values, scores, out);
 }
 
 #[inline(always)]
-fn attend_group_inline<V: Vectors>(q: &[f32], keys: V, values: V, (count, scale): (usize, f32), out: &mut [f32]) {
+fn attend_group_inline<V: Vectors>(q: &[f32], keys: V, values: V, scores: Scores<'_>, out: &mut [f32]) {
     let head_dim = keys.head_dim();
-    let mut weights = vec![0f32; count];
-    for (q, out) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
-        let mut largest = f32::NEG_INFINITY;
+    let mut weights = vec![0f32; scores.count];
+    for (head, (q, out)) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)).enumerate() {
         let mut unset = weights.iter_mut();
-        keys.each(count, |key| {
+        keys.each(scores.count, |key| {
             if let Some(weight) = unset.next() {
-                *weight = dot(q, key) * scale;
-                largest = largest.max(*weight);
+                *weight = dot(q, key) * scores.scale;
             }
         });
+        if let Some((biases, first, distance)) = scores.biases {
+            let biases = biases.of(first + head, distance, scores.count);
+            weights.iter_mut().zip(biases).for_each(|(weight, bias)| *weight += bias);
+        }
+        let largest = weights.iter().fold(f32::NEG_INFINITY, |largest, &weight| largest.max(weight));
         let mut total = 0f64;
         for weight in &mut weights {
             *weight = (*weight - largest).exp();
             total += f64::from(*weight);
         }
         let mut left = weights.iter();
-        values.each(count, |value| {
+        values.each(scores.count, |value| {
             if let Some(weight) = left.next() {
                 out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
             }
@@ -236,6 +198,10 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 mod tests {
     use super::*;
     use crate::model::{
+        layers::{
+            plan::{Positions, Rows as PlanRows},
+            relative::RelativeBias,
+        },
         pages::PageShape,
         testing::{assert_close, random},
     };
@@ -272,14 +238,14 @@ mod tests {
         let q = (random(&[n, heads * HEAD_DIM], 1) * 3.0).unwrap();
         let k = (random(&[n, KV_HEADS * HEAD_DIM], 2) * 3.0).unwrap();
         let v = random(&[n, KV_HEADS * HEAD_DIM], 3);
-        let seen: Vec<Seen> = (0..n).map(|row| Seen { start: 0, count: row + 1 }).collect();
-        let all = attend(&q, &k, &v, &seen, sizes()).unwrap();
+        let seen: Vec<Seen> = (0..n).map(|row| Seen { start: 0, count: row + 1, distance: -(row as i64) }).collect();
+        let all = attend(&q, &k, &v, &seen, None, sizes()).unwrap();
         assert_close(&all, &composed(&q, &k, &v, heads), 1e-5);
 
         // After another sequence, a row at a time, and from a cache.
         let twice = |x: &Tensor| Tensor::cat(&[&random(&[7, x.dim(1).unwrap()], 4), x], 0).unwrap();
         let later: Vec<Seen> = seen.iter().map(|seen| Seen { start: 7, ..*seen }).collect();
-        let shifted = attend(&q, &twice(&k), &twice(&v), &later, sizes()).unwrap();
+        let shifted = attend(&q, &twice(&k), &twice(&v), &later, None, sizes()).unwrap();
         assert_close(&shifted, &all, 0.0);
         let cached = |x: &Tensor| {
             let heads = x.reshape((1, n, KV_HEADS, HEAD_DIM)).unwrap().transpose(1, 2).unwrap();
@@ -288,7 +254,7 @@ mod tests {
         };
         let (k, v) = (cached(&k), cached(&v));
         for row in [0, 1, 40, n - 1] {
-            let alone = attend(&q.narrow(0, row, 1).unwrap(), &k, &v, &seen[row..=row], sizes()).unwrap();
+            let alone = attend(&q.narrow(0, row, 1).unwrap(), &k, &v, &seen[row..=row], None, sizes()).unwrap();
             assert_close(&alone, &all.narrow(0, row, 1).unwrap(), 0.0);
         }
     }
@@ -307,14 +273,22 @@ mod tests {
         };
         let (k, v, mut first) = sequence(1, 45);
         let (other_k, other_v, mut second) = sequence(5, 20);
-        let q = (random(&[4, 3 * KV_HEADS * HEAD_DIM], 9) * 3.0).unwrap();
-        let seen = [(0, 45), (0, 17), (0, 20), (3, 30)].map(|(start, count)| Seen { start, count });
-        let owners = [0, 0, 1, 0];
-        let paged = attend_paged(&q, &[&mut first, &mut second], 0, (&owners, &seen), sizes()).unwrap();
-        for (row, owner) in owners.into_iter().enumerate() {
-            let (k, v) = if owner == 0 { (&k, &v) } else { (&other_k, &other_v) };
-            let alone = attend(&q.narrow(0, row, 1).unwrap(), k, v, &seen[row..=row], sizes()).unwrap();
-            assert_close(&paged.narrow(0, row, 1).unwrap(), &alone, 0.0);
+        let bias = RelativeBias::new(&random(&[8, 3 * KV_HEADS], 7), false, 30).unwrap();
+        for positions in [
+            Positions::default(),
+            Positions { window: Some(30), ..Positions::default() },
+            Positions { bias: Some(bias), ..Positions::default() },
+        ] {
+            let asking = [vec![42, 44], vec![0, 19]];
+            let plan = Plan::continuing(&[3, 20], &[42, 0], PlanRows::At(&asking), &positions, k.device()).unwrap();
+            let q = (random(&[4, 3 * KV_HEADS * HEAD_DIM], 9) * 3.0).unwrap();
+            let paged = attend_paged(&q, &[&mut first, &mut second], 0, &plan, sizes()).unwrap();
+            for (row, owner) in [0, 0, 1, 1].into_iter().enumerate() {
+                let (k, v) = if owner == 0 { (&k, &v) } else { (&other_k, &other_v) };
+                let (q, seen) = (q.narrow(0, row, 1).unwrap(), &plan.seen[row..=row]);
+                let alone = attend(&q, k, v, seen, plan.biases.as_ref(), sizes()).unwrap();
+                assert_close(&paged.narrow(0, row, 1).unwrap(), &alone, 0.0);
+            }
         }
     }
 
@@ -323,10 +297,11 @@ mod tests {
         let (q, k, v) = (random(&[HEAD_DIM * 3], 1), random(&[50, HEAD_DIM], 2), random(&[50, HEAD_DIM], 3));
         let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let (q, k, v) = (flat(&q), flat(&k), flat(&v));
-        let rows = |data| Rows { data, stride: HEAD_DIM, head_dim: HEAD_DIM };
+        let rows = |data| vectors::Rows { data, stride: HEAD_DIM, head_dim: HEAD_DIM };
         let (mut wide, mut plain) = (vec![0f32; q.len()], vec![0f32; q.len()]);
-        attend_group(&q, rows(&k), rows(&v), (50, 0.2), &mut wide);
-        attend_group_inline(&q, rows(&k), rows(&v), (50, 0.2), &mut plain);
+        let scores = Scores { count: 50, scale: 0.2, biases: None };
+        attend_group(&q, rows(&k), rows(&v), scores, &mut wide);
+        attend_group_inline(&q, rows(&k), rows(&v), scores, &mut plain);
         assert_eq!(wide, plain);
     }
 }
