@@ -96,7 +96,6 @@ struct Bench {
     handle: GenerateHandle,
     versions: Arc<Resident>,
     metrics: Metrics,
-    _folder: tempfile::TempDir,
 }
 
 impl Bench {
@@ -107,14 +106,24 @@ impl Bench {
     /// Keeps what was read of so many tokens.
     fn keeping(config: GenerateConfig, prefix_tokens: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (model, metrics) = (Arc::new(tiny_model(folder.path())), Metrics::new());
+        Self::of(tiny_model(folder.path()), config, prefix_tokens)
+    }
+
+    /// A tiny model of a family.
+    fn of_family(family: &str, config: GenerateConfig) -> Self {
+        let (settings, tensors) = common::families::tiny(family, 5);
+        Self::of(common::load_folder(&settings, &tensors, 1), config, 1000)
+    }
+
+    fn of(model: Model, config: GenerateConfig, prefix_tokens: usize) -> Self {
+        let (model, metrics) = (Arc::new(model), Metrics::new());
         let edited = scaled(&model, 1.7);
         let published = Published::new(version(0, model.base(), &metrics), 16, metrics.clone());
         published.publish(version(1, &edited, &metrics));
         let versions = Arc::new(Resident(published));
         let decoder = ModelDecoder::with_prefix_cache(Arc::clone(&model), Arc::clone(&versions) as _, prefix_tokens);
         let handle = GenerateHandle::start(Arc::new(decoder), config, metrics.clone()).unwrap();
-        Self { model, edited, handle, versions, metrics, _folder: folder }
+        Self { model, edited, handle, versions, metrics }
     }
 
     /// Makes a version whose weights are the base's times this.
@@ -133,9 +142,12 @@ impl Bench {
         let mut made = Vec::new();
         for _ in 0..tokens {
             let logits = self.model.forward(&mut sequence, &next, self.weights(version)).unwrap();
-            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
-            next = vec![best as u32];
-            made.push(best as u32);
+            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32;
+            if self.model.tokenizer().is_end(best) {
+                break;
+            }
+            next = vec![best];
+            made.push(best);
         }
         self.model.tokenizer().decode(&made).unwrap()
     }
@@ -288,4 +300,24 @@ async fn a_version_whose_weights_are_no_numbers_spoils_no_other() {
         assert_eq!(base.unwrap().text, bench.greedy(&prompt, 12, 0));
     }
     assert!(bench.metrics.tokens.with_label_values(&["cached"]).get() > 100, "beginnings were kept");
+}
+
+#[tokio::test]
+async fn an_encoder_reads_its_prompt_as_a_whole_beside_others() {
+    for family in common::families::ENCODER_DECODERS {
+        let config = GenerateConfig { prefill_chunk: 5, max_sequences: 4, ..GenerateConfig::default() };
+        let bench = Bench::of_family(family, config);
+        let (long, short) = ("a source of more tokens than one chunk", "abc");
+        let ask = |prompt, version| bench.handle.generate(request(prompt, 9, Some(version)));
+        for _ in 0..2 {
+            let (base, edited, other) = tokio::join!(ask(long, 0), ask(long, 1), ask(short, 1));
+            assert_eq!(base.unwrap().text, bench.greedy(long, 9, 0), "{family}");
+            assert_eq!(edited.unwrap().text, bench.greedy(long, 9, 1), "{family}");
+            assert_eq!(other.unwrap().text, bench.greedy(short, 9, 1), "{family}");
+        }
+        let ids = bench.model.tokenizer().encode_prompt(long).unwrap();
+        let own = ids[..ids.len() - 1].to_vec();
+        let given = GenerateRequest { prompt: None, prompt_ids: Some(own), ..request("", 9, Some(1)) };
+        assert_eq!(bench.handle.generate(given).await.unwrap().text, bench.greedy(long, 9, 1), "{family}");
+    }
 }

@@ -3,18 +3,24 @@
 use async_trait::async_trait;
 
 use super::{error::GenerateError, request::Message};
-use crate::model::{Passage, measure::TargetScore};
+use crate::model::{Kind, Passage, measure::TargetScore};
 
 /// Text to tokens and back.
 pub trait Text: Send + Sync + 'static {
+    /// What the model makes of a prompt.
+    fn kind(&self) -> Kind;
+
     /// The most tokens that a sequence may hold.
     fn context_length(&self) -> usize;
 
     /// Size of the output distribution; ids are below it.
     fn vocabulary(&self) -> usize;
 
-    /// Tokens of a plain prompt, with what the model wants at its start.
+    /// Tokens of a plain prompt, with what the model wants at its start and end.
     fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, GenerateError>;
+
+    /// A prompt whose own tokens are given, with what the network is asked for its answer by.
+    fn frame_prompt(&self, ids: Vec<u32>) -> Vec<u32>;
 
     /// Tokens of a conversation, up to where the assistant begins to speak. [`GenerateError::Invalid`] if the model
     /// has no chat template or the template refuses the messages.

@@ -145,7 +145,7 @@ impl<'d, D: Decoder> Active<'d, D> {
     /// What it still has to read.
     fn reader(&self, chunk: usize) -> Reader {
         let (unread, whole) = match self.running.as_ref().map(|running| &running.work) {
-            Some(Work::Sequence(sequence)) => (sequence.unread(), false),
+            Some(Work::Sequence(sequence)) => (sequence.unread(), sequence.reads_whole()),
             Some(Work::Scoring(scoring)) => (scoring.next_chunk(chunk), true),
             None => (0, false),
         };

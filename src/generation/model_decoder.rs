@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     model::{
-        self, Model, ModelError, Passage, Sequence, TrunkState, capture,
+        self, Kind, Model, ModelError, Passage, Sequence, TrunkState, capture,
         chat_template::ChatMessage,
         measure::{TargetScore, score_target, target_log_probs},
         pages::PAGE,
@@ -105,6 +105,10 @@ fn cut(state: &TrunkState) -> Result<Vec<TrunkState>, ModelError> {
 }
 
 impl Text for ModelDecoder {
+    fn kind(&self) -> Kind {
+        self.model.kind()
+    }
+
     fn context_length(&self) -> usize {
         self.model.context_length()
     }
@@ -117,6 +121,10 @@ impl Text for ModelDecoder {
         self.model.tokenizer().encode_prompt(text).map_err(refused("prompt"))
     }
 
+    fn frame_prompt(&self, ids: Vec<u32>) -> Vec<u32> {
+        self.model.tokenizer().asked(ids)
+    }
+
     fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, GenerateError> {
         let template = self
             .model
@@ -126,7 +134,8 @@ impl Text for ModelDecoder {
         let messages: Vec<ChatMessage> = messages.iter().map(message).collect();
         // The template writes the beginning of the text itself where the model wants one.
         let text = template.render(&messages, true).map_err(refused("messages"))?;
-        self.model.tokenizer().encode(&text).map_err(refused("messages"))
+        let ids = self.model.tokenizer().encode(&text).map_err(refused("messages"))?;
+        Ok(self.model.tokenizer().asked(ids))
     }
 
     fn encode_passage(&self, prompt: &str, continuation: &str) -> Result<Passage, GenerateError> {

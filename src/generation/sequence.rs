@@ -10,7 +10,7 @@ use super::{
     request::Usage,
     writing::{Writing, time_to_first_token},
 };
-use crate::telemetry::Metrics;
+use crate::{model::Kind, telemetry::Metrics};
 
 /// A request's state between two turns.
 pub(super) struct Sequence<'d, D: Decoder> {
@@ -44,6 +44,11 @@ impl<'d, D: Decoder> Sequence<'d, D> {
             Stage::Reading { read, .. } => self.plan.ids.len() - read,
             Stage::Writing(_) => 0,
         }
+    }
+
+    /// Whether its prompt is read in one turn: an encoder reads it as a whole.
+    pub fn reads_whole(&self) -> bool {
+        self.decoder.kind() != Kind::Causal
     }
 
     /// What this turn feeds: `chunk` tokens of the prompt, or of each text the token chosen last.

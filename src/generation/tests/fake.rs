@@ -15,7 +15,7 @@ use crate::{
         Decoder, Detokenizer, Feed, GenerateError, GenerateRequest, Message, Text,
         sampler::{Sampler, SamplerSettings},
     },
-    model::{Passage, measure::TargetScore},
+    model::{Kind, Passage, measure::TargetScore},
 };
 
 pub const CONTEXT: usize = 512;
@@ -198,12 +198,20 @@ impl Decoder for Fake {
 }
 
 impl Text for Fake {
+    fn kind(&self) -> Kind {
+        Kind::Causal
+    }
+
     fn context_length(&self) -> usize {
         CONTEXT
     }
 
     fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
         Ok(bytes(text))
+    }
+
+    fn frame_prompt(&self, ids: Vec<u32>) -> Vec<u32> {
+        ids
     }
 
     fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, GenerateError> {
