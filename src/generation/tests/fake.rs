@@ -15,7 +15,7 @@ use crate::{
         Decoder, Detokenizer, Feed, GenerateError, GenerateRequest, Message, Text,
         sampler::{Sampler, SamplerSettings},
     },
-    model::{Passage, measure::TargetScore},
+    model::{Kind, Passage, measure::TargetScore},
 };
 
 pub const CONTEXT: usize = 512;
@@ -157,8 +157,12 @@ impl Decoder for Fake {
         lease.version
     }
 
-    fn start(&self) -> FakeState {
+    fn start(&self, _: &[u32], _: &FakeLease) -> FakeState {
         FakeState { number: self.sequences.fetch_add(1, SeqCst), ids: Vec::new(), prompt: true }
+    }
+
+    fn keep(&self, state: &FakeState, ids: &[u32], _: &FakeLease) {
+        assert_eq!(state.ids, ids, "what is kept is what was read");
     }
 
     fn fork(&self, state: &FakeState) -> Result<FakeState, GenerateError> {
@@ -194,12 +198,20 @@ impl Decoder for Fake {
 }
 
 impl Text for Fake {
+    fn kind(&self) -> Kind {
+        Kind::Causal
+    }
+
     fn context_length(&self) -> usize {
         CONTEXT
     }
 
     fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
         Ok(bytes(text))
+    }
+
+    fn frame_prompt(&self, ids: Vec<u32>) -> Vec<u32> {
+        ids
     }
 
     fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, GenerateError> {
