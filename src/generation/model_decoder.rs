@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{
-        Model, ModelError, Passage, Sequence, TrunkState, capture,
+        Kind, Model, ModelError, Passage, Sequence, TrunkState, capture,
         chat_template::ChatMessage,
         measure::{TargetScore, score_target, target_log_probs},
         tokenizer::DecodeStream,
@@ -87,6 +87,14 @@ fn cut(state: &TrunkState) -> Result<Vec<TrunkState>, ModelError> {
 }
 
 impl Text for ModelDecoder {
+    fn kind(&self) -> Kind {
+        self.model.kind()
+    }
+
+    fn labels(&self) -> &[String] {
+        self.model.labels()
+    }
+
     fn context_length(&self) -> usize {
         self.model.context_length()
     }
@@ -113,6 +121,10 @@ impl Text for ModelDecoder {
 
     fn encode_passage(&self, prompt: &str, continuation: &str) -> Result<Passage, GenerateError> {
         self.model.tokenizer().encode_passage(prompt, continuation).map_err(refused("continuations"))
+    }
+
+    fn encode_text(&self, text: &str) -> Result<Passage, GenerateError> {
+        self.model.tokenizer().encode_open(text).map_err(refused("text"))
     }
 
     fn is_end(&self, id: u32) -> bool {
@@ -179,11 +191,27 @@ impl Decoder for ModelDecoder {
         let states = capture::read(&self.model, passages).map_err(internal)?;
         self.score_states(&states, weights).map_err(internal)
     }
+
+    fn classify(&self, text: &Passage, weights: &Lease) -> Result<Vec<f32>, GenerateError> {
+        let log_probs = || -> Result<Vec<f32>, ModelError> {
+            let states = capture::read(&self.model, std::slice::from_ref(text))?;
+            let log_probs = target_log_probs(&self.model, &states, &**weights)?;
+            log_probs
+                .iter()
+                .map(|rows| Ok(rows.flatten_all()?.to_vec1()?))
+                .collect::<Result<Vec<Vec<f32>>, _>>()
+                .map(|all| all.concat())
+        };
+        log_probs().map_err(internal)
+    }
 }
 
 /// What the tokenizer or the template says about the request's text is about `field`; the rest is internal.
 fn refused(field: &'static str) -> impl Fn(ModelError) -> GenerateError {
     move |error| match error {
+        ModelError::UnknownLabel { label, labels } => {
+            GenerateError::UnknownLabel { field: field.to_owned(), label, labels }
+        }
         ModelError::Template(_) | ModelError::TooLong { .. } | ModelError::Empty { .. } => {
             GenerateError::invalid(field, error.to_string())
         }

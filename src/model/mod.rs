@@ -22,7 +22,7 @@ mod passage;
 pub mod testing;
 pub mod tokenizer;
 
-use std::{path::Path, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
@@ -83,14 +83,36 @@ pub trait Network: Send + Sync {
 }
 
 /// What a network makes of a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
     /// It goes on with it.
+    #[default]
     Causal,
     /// Its decoder answers what its encoder read.
     EncoderDecoder,
     /// It gives it a label.
     Classifier,
+}
+
+impl Kind {
+    /// What it is called on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Causal => "causal",
+            Self::EncoderDecoder => "encoder_decoder",
+            Self::Classifier => "classifier",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Causal => "a causal model",
+            Self::EncoderDecoder => "an encoder-decoder",
+            Self::Classifier => "a classifier",
+        })
+    }
 }
 
 /// Sizes of a network.
@@ -185,6 +207,11 @@ impl Model {
     /// What the network makes of a prompt.
     pub fn kind(&self) -> Kind {
         self.network.shape().kind
+    }
+
+    /// A classifier's labels, in the order of its output; none of any other model.
+    pub fn labels(&self) -> &[String] {
+        self.tokenizer.framing().labels()
     }
 
     /// An empty sequence.
