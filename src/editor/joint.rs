@@ -6,23 +6,34 @@
 //! directions kept: with `K`, `U`, `D` the rows of all active edits, `G = K U^T`, and `s` the mean of `|G_ii|`,
 //!
 //! ```text
-//! (G + ridge s I) X = V + ridge s D        W = W0 + X^T U
+//! least |G X - V|^2 + r^2 |X - D|^2        r = ridge s        W = W0 + X^T U
 //! ```
 //!
-//! so that at every edit's key the result is what its own delta alone would give. An edit of one row that is alone gets
-//! its own delta, whatever the ridge. `V = B D`, where `B` is `G` between rows of the same edit and zero elsewhere, so
-//! with `A = G + ridge s I` and `C = B + ridge s I` the change is `X^T U = D^T C^T A^-T U`: whichever side of `D` and `U`
-//! is narrower is solved for.
+//! so that at every edit's key the result is what its own delta alone would give, as far as the keys can be told apart, and
+//! `X` stays near `D` where they can not. An edit that is alone gets its own delta, whatever the ridge. As squares they
+//! have a minimum whatever `G` is; `(G + r I) X = V + r D`, which has the same solution for a small `r`, has none
+//! where an eigenvalue of `G` is near `-r`, and close to it weights that destroy a model: `G` is not symmetric, and with some
+//! hundred edits such eigenvalues do occur.
 //!
-//! Least squares (MALMEN) is the same with every key its own reading direction, `U = K`, and with `D` as the outputs that
-//! are wanted at the keys, whatever else is active: `(G + ridge I) X = D`.
+//! `V = B D`, where `B` is `G` between rows of the same edit and zero elsewhere. So `C = G - B` is the cross-talk, and with
+//! `N = G^T G + r^2 I` the solution is `X = D - N^-1 G^T C D`, and the change `X^T U = D^T (r^2 + B^T G) N^-1 U`: whichever
+//! side of `D` and `U` is narrower is solved for.
+//!
+//! Least squares (MALMEN) has every key as its own reading direction, `U = K`, and `D` as the outputs that are wanted at the
+//! keys, whatever else is active: `(G + ridge I) X = D`.
 //!
 //! Everything here is in f64 save the products of `K` with `U`, on one thread, in the order of the rows: on one kind of
 //! machine the bits are a function of the rows and their order alone.
 
 use faer::{
-    Accum, Mat, MatRef, Par,
-    linalg::{matmul::matmul, solvers::Solve},
+    Accum, Mat, MatRef, Par, Side,
+    linalg::{
+        matmul::{
+            matmul,
+            triangular::{self, BlockStructure},
+        },
+        solvers::{Llt, Solve},
+    },
 };
 
 use super::EditorError;
@@ -30,7 +41,7 @@ use super::EditorError;
 /// Which system is solved.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rule {
-    /// Each edit's own response, with a ridge in units of `s`.
+    /// Each edit's own response, damped by a ridge in units of `s`.
     Joint { ridge: f32 },
     /// Given outputs, with a plain ridge.
     LeastSquares { ridge: f32 },
@@ -67,28 +78,43 @@ impl JointRows<'_> {
         if n == 0 {
             return Ok(Solved { left: Vec::new(), right: Vec::new() });
         }
-        let gram = self.gram(n);
-        let shift = match rule {
-            Rule::Joint { ridge } => f64::from(ridge) * (0..n).map(|i| gram[(i, i)].abs()).sum::<f64>() / n as f64,
-            Rule::LeastSquares { ridge } => f64::from(ridge),
+        let solved = match rule {
+            Rule::Joint { ridge } => self.joint(&self.gram(n), ridge),
+            Rule::LeastSquares { ridge } => self.least_squares(self.gram(n), ridge),
         };
-        let shifted = Mat::from_fn(n, n, |i, j| gram[(i, j)] + if i == j { shift } else { 0.0 });
-        let wanted = |i: usize, j: usize| match rule {
-            Rule::Joint { .. } => shifted[(i, j)],
-            Rule::LeastSquares { .. } => f64::from(u8::from(i == j)),
-        };
-        let solved = if self.d_in <= self.d_out {
-            let read = shifted.transpose().partial_piv_lu().solve(&wide(self.right, self.d_in));
-            let right = self.within_edits(|i, j| wanted(j, i), &read);
-            Solved { left: self.left.to_vec(), right: narrow(&right) }
-        } else {
-            let said = self.within_edits(wanted, &wide(self.left, self.d_out));
-            Solved { left: narrow(&shifted.partial_piv_lu().solve(&said)), right: self.right.to_vec() }
-        };
+        let failed = || EditorError::NonFinite { what: format!("the joint solve of {n} rows") };
+        let solved = solved.ok_or_else(failed)?;
         match solved.left.iter().chain(&solved.right).all(|value| value.is_finite()) {
             true => Ok(solved),
-            false => Err(EditorError::NonFinite { what: format!("the joint solve of {n} rows") }),
+            false => Err(failed()),
         }
+    }
+
+    /// None where nothing speaks at its own key.
+    fn joint(&self, gram: &Mat<f64>, ridge: f32) -> Option<Solved> {
+        let n = gram.nrows();
+        let damping = (f64::from(ridge) * (0..n).map(|i| gram[(i, i)].abs()).sum::<f64>() / n as f64).powi(2);
+        let factor = positive(&normal(gram, damping))?;
+        if self.d_in <= self.d_out {
+            let read = factor.solve(&wide(self.right, self.d_in));
+            let own = self.within_edits(|i, j| gram[(j, i)], &product(gram.as_ref(), &read));
+            let right = Mat::from_fn(n, self.d_in, |i, j| damping * read[(i, j)] + own[(i, j)]);
+            return Some(Solved { left: self.left.to_vec(), right: narrow(&right) });
+        }
+        let said = wide(self.left, self.d_out);
+        let own = self.within_edits(|i, j| gram[(i, j)], &said);
+        let cross_talk = product(gram.as_ref(), &said) - own;
+        let left = &said - factor.solve(&product(gram.transpose(), &cross_talk));
+        Some(Solved { left: narrow(&left), right: self.right.to_vec() })
+    }
+
+    fn least_squares(&self, mut gram: Mat<f64>, ridge: f32) -> Option<Solved> {
+        (0..gram.nrows()).for_each(|i| gram[(i, i)] += f64::from(ridge));
+        let factor = positive(&gram)?;
+        Some(match self.d_in <= self.d_out {
+            true => Solved { left: self.left.to_vec(), right: narrow(&factor.solve(&wide(self.right, self.d_in))) },
+            false => Solved { left: narrow(&factor.solve(&wide(self.left, self.d_out))), right: self.right.to_vec() },
+        })
     }
 
     /// `G = K U^T`.
@@ -115,6 +141,38 @@ impl JointRows<'_> {
         }
         product
     }
+}
+
+/// `G^T G + damping I`; what is above the diagonal stays zero.
+fn normal(gram: &Mat<f64>, damping: f64) -> Mat<f64> {
+    let n = gram.nrows();
+    let mut normal = Mat::zeros(n, n);
+    let (lower, rectangular) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+    let transposed = gram.transpose();
+    triangular::matmul(
+        normal.as_mut(),
+        lower,
+        Accum::Replace,
+        transposed,
+        rectangular,
+        gram.as_ref(),
+        rectangular,
+        1.0,
+        Par::Seq,
+    );
+    (0..n).for_each(|i| normal[(i, i)] += damping);
+    normal
+}
+
+/// The Cholesky factor of what is on and below the diagonal; none unless it is positive definite.
+fn positive(matrix: &Mat<f64>) -> Option<Llt<f64>> {
+    Llt::new(matrix.as_ref(), Side::Lower).ok()
+}
+
+fn product(a: MatRef<'_, f64>, b: &Mat<f64>) -> Mat<f64> {
+    let mut product = Mat::zeros(a.nrows(), b.ncols());
+    matmul(product.as_mut(), Accum::Replace, a, b.as_ref(), 1.0, Par::Seq);
+    product
 }
 
 /// Row-major `[n, width]` values as a matrix of f64.
@@ -177,14 +235,46 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_of_one_row_that_is_alone_keeps_its_delta() {
+    fn an_edit_that_is_alone_keeps_its_delta() {
         for (d_in, d_out) in [(5, 9), (9, 5)] {
-            let (keys, right, left) = (random(d_in, 1), random(d_in, 2), random(d_out, 3));
-            let rows = JointRows { keys: &keys, right: &right, left: &left, edits: &[1], d_in, d_out };
+            let (keys, right, left) = (random(3 * d_in, 1), random(3 * d_in, 2), random(3 * d_out, 3));
+            let rows = JointRows { keys: &keys, right: &right, left: &left, edits: &[3], d_in, d_out };
             let solved = rows.solve(Rule::Joint { ridge: 0.3 }).unwrap();
             let x = random(d_in, 4);
             assert_close(&answer(&solved.left, &solved.right, &x, d_out), &answer(&left, &right, &x, d_out));
         }
+    }
+
+    /// The change is `D` plus the least step that answers the cross-talk, from the normal equations written out.
+    #[test]
+    fn the_damped_solution_has_no_gradient_left() {
+        for (d_in, d_out) in [(4, 7), (7, 4)] {
+            let (keys, right, left) = (random(6 * d_in, 1), random(6 * d_in, 2), random(6 * d_out, 3));
+            let rows = JointRows { keys: &keys, right: &right, left: &left, edits: &[1, 2, 3], d_in, d_out };
+            let solved = rows.solve(Rule::Joint { ridge: 0.2 }).unwrap();
+            let gram = rows.gram(6);
+            let said = wide(&left, d_out);
+            let damping = (0.2 * (0..6).map(|i| gram[(i, i)].abs()).sum::<f64>() / 6.0).powi(2);
+            let wanted = rows.within_edits(|i, j| gram[(i, j)], &said);
+            let right_side = product(gram.transpose(), &wanted) + &said * faer::Scale(damping);
+            let outputs = (product(gram.transpose(), &gram) + Mat::<f64>::identity(6, 6) * faer::Scale(damping))
+                .partial_piv_lu()
+                .solve(&right_side);
+            let x = random(d_in, 4);
+            let want = answer(&narrow(&outputs), &right, &x, d_out);
+            assert_close(&answer(&solved.left, &solved.right, &x, d_out), &want);
+        }
+    }
+
+    /// Two edits whose keys are read the wrong way round: `G` has the eigenvalue `-r` for this ridge.
+    #[test]
+    fn an_eigenvalue_at_the_ridge_destroys_nothing() {
+        let (keys, right) = ([1.0, 0.0, 0.0, 1.0], [1.0, 1.1, 1.1, 1.0]);
+        let left = [1.0, -1.0];
+        let rows = JointRows { keys: &keys, right: &right, left: &left, edits: &[1, 1], d_in: 2, d_out: 1 };
+        let solved = rows.solve(Rule::Joint { ridge: 0.1 }).unwrap();
+        let largest = solved.left.iter().fold(0f32, |most, value| most.max(value.abs()));
+        assert!(largest < 10.0, "{solved:?}");
     }
 
     #[test]

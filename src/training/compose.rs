@@ -46,20 +46,24 @@ pub fn sides(mend: &Mend, captured: &[Arc<Captured>], sets: &[u32]) -> std::resu
 /// row belongs to.
 fn joint(keys: &Tensor, alone: &Side, edits: &[u32], ridge: &Tensor) -> Result<Tensor> {
     let sets = &alone.sets;
-    let gram = keys.matmul(&alone.u.t()?)?;
-    let size = (keys * &alone.u)?.sum_keepdim(1)?.abs()?;
-    let mean = same(sets, |set| 1.0 / sets.iter().filter(|other| **other == set).count() as f32)?;
-    let shift = mean.matmul(&size)?.broadcast_mul(ridge)?;
-    let shift = Tensor::eye(sets.len(), DType::F32, &Device::Cpu)?.broadcast_mul(&shift)?;
-    let coefficients = ((&gram * same(sets, |_| 1.0)?)? + &shift)?;
-    let own = ((&gram * same(edits, |_| 1.0)?)? + &shift)?;
-    solve(&coefficients, &own.matmul(&alone.delta)?)
+    let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64);
+    let gram = wide(&keys.matmul(&alone.u.t()?)?)?;
+    let size = wide(&(keys * &alone.u)?.sum_keepdim(1)?.abs()?)?;
+    let mean = same(sets, |set| 1.0 / sets.iter().filter(|other| **other == set).count() as f64)?;
+    let damping = mean.matmul(&size)?.broadcast_mul(&wide(ridge)?)?.sqr()?;
+    let own = (&gram * same(edits, |_| 1.0)?)?;
+    let gram = (gram * same(sets, |_| 1.0)?)?;
+    let said = wide(&alone.delta)?;
+    let cross_talk = (gram.matmul(&said)? - own.matmul(&said)?)?;
+    let eye = Tensor::eye(sets.len(), DType::F64, &Device::Cpu)?;
+    let normal = (gram.t()?.matmul(&gram)? + eye.broadcast_mul(&damping)?)?;
+    (said - solve(&normal, &gram.t()?.matmul(&cross_talk)?)?)?.to_dtype(DType::F32)
 }
 
 /// `weight` where two rows have the same owner, `[n, n]`.
-fn same(owners: &[u32], weight: impl Fn(u32) -> f32) -> Result<Tensor> {
+fn same(owners: &[u32], weight: impl Fn(u32) -> f64) -> Result<Tensor> {
     let n = owners.len();
-    let values: Vec<f32> = owners
+    let values: Vec<f64> = owners
         .iter()
         .flat_map(|own| {
             let weight = weight(*own);
@@ -73,9 +77,9 @@ fn same(owners: &[u32], weight: impl Fn(u32) -> f32) -> Result<Tensor> {
 /// value of `X`, refined once, and its exact gradients: `M^T dX` and `-M^T dX X^T`.
 fn solve(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let n = a.dim(0)?;
-    let values = a.detach().flatten_all()?.to_vec1::<f32>()?;
-    let inverse = Mat::from_fn(n, n, |i, j| f64::from(values[i * n + j])).partial_piv_lu().inverse();
-    let inverse: Vec<f32> = (0..n * n).map(|at| inverse[(at / n, at % n)] as f32).collect();
+    let values = a.detach().flatten_all()?.to_vec1::<f64>()?;
+    let inverse = Mat::from_fn(n, n, |i, j| values[i * n + j]).partial_piv_lu().inverse();
+    let inverse: Vec<f64> = (0..n * n).map(|at| inverse[(at / n, at % n)]).collect();
     let inverse = Tensor::from_vec(inverse, (n, n), a.device())?;
     let x = inverse.matmul(&b.detach())?;
     &x + inverse.matmul(&(b - a.matmul(&x)?)?)?
@@ -90,25 +94,26 @@ mod tests {
 
     #[test]
     fn the_gradients_of_a_solve_are_those_of_finite_differences() {
-        let eye = (Tensor::eye(4, DType::F32, &Device::Cpu).unwrap() * 3.0).unwrap();
-        let a = Var::from_tensor(&(random(&[4, 4], 1) + eye).unwrap()).unwrap();
-        let b = Var::from_tensor(&random(&[4, 2], 2)).unwrap();
-        let weights = random(&[4, 2], 3);
+        let eye = (Tensor::eye(4, DType::F64, &Device::Cpu).unwrap() * 3.0).unwrap();
+        let a = Var::from_tensor(&(random(&[4, 4], 1).to_dtype(DType::F64).unwrap() + eye).unwrap()).unwrap();
+        let b = Var::from_tensor(&random(&[4, 2], 2).to_dtype(DType::F64).unwrap()).unwrap();
+        let weights = random(&[4, 2], 3).to_dtype(DType::F64).unwrap();
         let loss = |a: &Tensor, b: &Tensor| (solve(a, b).unwrap() * &weights).unwrap().sum_all().unwrap();
-        assert_close(&a.matmul(&solve(&a, &b).unwrap()).unwrap(), &b, 1e-5);
+        let narrow = |tensor: &Tensor| tensor.to_dtype(DType::F32).unwrap();
+        assert_close(&narrow(&a.matmul(&solve(&a, &b).unwrap()).unwrap()), &narrow(&b), 1e-6);
         let store = loss(&a, &b).backward().unwrap();
         for (variable, at_b) in [(&a, false), (&b, true)] {
-            let gradient: Vec<f32> = store.get(variable).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let gradient: Vec<f64> = store.get(variable).unwrap().flatten_all().unwrap().to_vec1().unwrap();
             for (element, gradient) in gradient.into_iter().enumerate() {
-                let moved = |step: f32| {
-                    let mut values: Vec<f32> = variable.flatten_all().unwrap().to_vec1().unwrap();
+                let moved = |step: f64| {
+                    let mut values: Vec<f64> = variable.flatten_all().unwrap().to_vec1().unwrap();
                     values[element] += step;
                     let moved = Tensor::from_vec(values, variable.shape(), &Device::Cpu).unwrap();
                     let loss = if at_b { loss(&a, &moved) } else { loss(&moved, &b) };
-                    loss.to_scalar::<f32>().unwrap()
+                    loss.to_scalar::<f64>().unwrap()
                 };
-                let difference = (moved(1e-2) - moved(-1e-2)) / 2e-2;
-                assert!((gradient - difference).abs() < 1e-3, "{gradient} for {difference}");
+                let difference = (moved(1e-4) - moved(-1e-4)) / 2e-4;
+                assert!((gradient - difference).abs() < 1e-6, "{gradient} for {difference}");
             }
         }
     }

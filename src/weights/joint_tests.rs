@@ -10,7 +10,7 @@ use crate::editor::{Delta, MatrixDelta};
 
 fn shapes() -> Vec<EditableMatrix> {
     let shape = |name: &str, d_out, d_in| EditableMatrix { name: name.into(), d_out, d_in };
-    vec![shape("gate", 70, 12), shape("down", 12, 70)]
+    vec![shape("gate", 70, 12), shape("down", 12, 70), shape("least squares", 20, 30)]
 }
 
 fn tensor(rng: &mut ChaCha8Rng, rows: usize, width: usize) -> Tensor {
@@ -21,10 +21,10 @@ fn tensor(rng: &mut ChaCha8Rng, rows: usize, width: usize) -> Tensor {
 fn contribution(seed: u64) -> Contribution {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let rows = 1 + seed as usize % 3;
-    let parts = shapes().into_iter().map(|shape| MatrixDelta::Joint {
-        keys: tensor(&mut rng, rows, shape.d_in),
-        left: tensor(&mut rng, rows, shape.d_out),
-        right: tensor(&mut rng, rows, shape.d_in),
+    let parts = shapes().into_iter().map(|shape| {
+        let keys = tensor(&mut rng, rows, shape.d_in);
+        let right = if shape.name == "least squares" { keys.clone() } else { tensor(&mut rng, rows, shape.d_in) };
+        MatrixDelta::Joint { keys, left: tensor(&mut rng, rows, shape.d_out), right }
     });
     Contribution::from_delta(&Delta(parts.collect())).unwrap()
 }
@@ -32,7 +32,8 @@ fn contribution(seed: u64) -> Contribution {
 fn empty() -> JointSet {
     let base = shapes().into_iter().map(|s| (0..s.d_out * s.d_in).map(|i| (i % 17) as f32 / 17.0 - 0.4).collect());
     let base = DenseMatrices::from_vecs(&shapes(), base.collect(), &Device::Cpu).unwrap();
-    JointSet::new(&shapes(), &base, vec![Rule::Joint { ridge: 0.1 }, Rule::LeastSquares { ridge: 0.2 }]).unwrap()
+    let joint = Rule::Joint { ridge: 0.1 };
+    JointSet::new(&shapes(), &base, vec![joint, joint, Rule::LeastSquares { ridge: 0.2 }]).unwrap()
 }
 
 fn bits(set: &JointSet) -> Vec<Vec<u32>> {
