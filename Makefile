@@ -16,10 +16,11 @@ RECORDS = 500
 model = $${AMEND_MODEL:-$$(scripts/fetch-model)}
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt openapi train eval bench model clean-data clean rust compiler nextest
+.PHONY: help serve test check fmt openapi train eval compare bench bench-generation bench-latency model clean-data clean rust \
+	compiler nextest
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: rust compiler ## Fetch the model if need be, build, and run the service on 127.0.0.1:8080, with its log in data/
 	@model="$(model)" && [ -n "$$model" ] && mkdir -p data && $(CARGO) build --release && \
@@ -56,9 +57,22 @@ eval: rust compiler ## Measure the editor beside fine-tuning: make eval DATA=val
 		--editor "$(EDITOR_FOLDER)" --editor finetune --editor finetune-kl \
 		$(if $(TEXT),--running-text "$(TEXT)") $(ARGS)
 
+compare: rust compiler ## Train what is only compared with, and measure all editors for docs/editors.md: make compare DATA=folder
+	@[ -n "$(DATA)" ] || { echo 'usage: make compare DATA=folder-with-counterfact-zsre-wikitext2 [ARGS="..."]' >&2; exit 2; }
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(PYTHON) scripts/compare-editors --model "$$model" --data "$(DATA)" --editor "$(EDITOR_FOLDER)" $(ARGS)
+
 bench: rust compiler ## Measure edits, generation, memory and replay over HTTP: make bench [ARGS="--threads 2"]
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
 		$(PYTHON) scripts/bench --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
+
+bench-generation: rust compiler ## Measure generation beside llama.cpp: make bench-generation [ARGS="--write"]
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(PYTHON) bench/generation.py --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
+
+bench-latency: rust compiler ## Measure how long clients wait for tokens: make bench-latency [ARGS="--write"]
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(PYTHON) bench/latency.py --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
 
 model: ## Fetch the default model if need be and print its path
 	@scripts/fetch-model

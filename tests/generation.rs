@@ -77,31 +77,58 @@ impl VersionSource for Resident {
     }
 }
 
+/// The base's weights times this.
+fn scaled(model: &Model, factor: f32) -> Arc<DenseMatrices> {
+    let values = model.base().to_vecs().unwrap();
+    let values = values.into_iter().map(|matrix| matrix.into_iter().map(|value| value * factor).collect()).collect();
+    Arc::new(DenseMatrices::from_vecs(model.editable(), values, model.device()).unwrap())
+}
+
+fn version(number: u64, matrices: &Arc<DenseMatrices>, metrics: &Metrics) -> Arc<Version> {
+    let digest = Digest::of(&number.to_le_bytes());
+    Arc::new(Version::new(number, digest, digest, Arc::new(BTreeSet::new()), Arc::clone(matrices), metrics))
+}
+
 /// The tiny model as version 0, and as version 1 with other weights in its tail.
 struct Bench {
     model: Arc<Model>,
     edited: Arc<DenseMatrices>,
     handle: GenerateHandle,
+    versions: Arc<Resident>,
     metrics: Metrics,
-    _folder: tempfile::TempDir,
 }
 
 impl Bench {
     fn new(config: GenerateConfig) -> Self {
+        Self::keeping(config, 0)
+    }
+
+    /// Keeps what was read of so many tokens.
+    fn keeping(config: GenerateConfig, prefix_tokens: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (model, metrics) = (Arc::new(tiny_model(folder.path())), Metrics::new());
-        let values = model.base().to_vecs().unwrap();
-        let values = values.into_iter().map(|matrix| matrix.into_iter().map(|value| value * 1.7).collect()).collect();
-        let edited = Arc::new(DenseMatrices::from_vecs(model.editable(), values, model.device()).unwrap());
-        let version = |number: u64, matrices: &Arc<DenseMatrices>| {
-            let digest = Digest::of(&number.to_le_bytes());
-            Arc::new(Version::new(number, digest, digest, Arc::new(BTreeSet::new()), Arc::clone(matrices), &metrics))
-        };
-        let published = Published::new(version(0, model.base()), 4, metrics.clone());
-        published.publish(version(1, &edited));
-        let decoder = ModelDecoder::new(Arc::clone(&model), Arc::new(Resident(published)));
+        Self::of(tiny_model(folder.path()), config, prefix_tokens)
+    }
+
+    /// A tiny model of a family.
+    fn of_family(family: &str, config: GenerateConfig) -> Self {
+        let (settings, tensors) = common::families::tiny(family, 5);
+        Self::of(common::load_folder(&settings, &tensors, 1), config, 1000)
+    }
+
+    fn of(model: Model, config: GenerateConfig, prefix_tokens: usize) -> Self {
+        let (model, metrics) = (Arc::new(model), Metrics::new());
+        let edited = scaled(&model, 1.7);
+        let published = Published::new(version(0, model.base(), &metrics), 16, metrics.clone());
+        published.publish(version(1, &edited, &metrics));
+        let versions = Arc::new(Resident(published));
+        let decoder = ModelDecoder::with_prefix_cache(Arc::clone(&model), Arc::clone(&versions) as _, prefix_tokens);
         let handle = GenerateHandle::start(Arc::new(decoder), config, metrics.clone()).unwrap();
-        Self { model, edited, handle, metrics, _folder: folder }
+        Self { model, edited, handle, versions, metrics }
+    }
+
+    /// Makes a version whose weights are the base's times this.
+    fn publish(&self, number: u64, factor: f32) {
+        self.versions.0.publish(version(number, &scaled(&self.model, factor), &self.metrics));
     }
 
     fn weights(&self, version: u64) -> &dyn Projection {
@@ -115,9 +142,12 @@ impl Bench {
         let mut made = Vec::new();
         for _ in 0..tokens {
             let logits = self.model.forward(&mut sequence, &next, self.weights(version)).unwrap();
-            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
-            next = vec![best as u32];
-            made.push(best as u32);
+            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32;
+            if self.model.tokenizer().is_end(best) {
+                break;
+            }
+            next = vec![best];
+            made.push(best);
         }
         self.model.tokenizer().decode(&made).unwrap()
     }
@@ -208,4 +238,86 @@ async fn refuses_what_the_model_can_not_do() {
     assert_eq!(error, GenerateError::ContextExceeded { prompt_tokens: 500, max_tokens: 13, limit: 512 });
     let error = bench.handle.generate(request(&"x".repeat(3 << 20), 1, None)).await.unwrap_err();
     assert!(error.to_string().starts_with("prompt: too long: 3145728 bytes"), "{error}");
+}
+
+/// Requests of mixed lengths, greedy and sampled, on versions 0 and 1 and on the newest.
+fn mixed(number: usize) -> GenerateRequest {
+    let prompt = ["The mother tongue of", "x = y; ", "a long prompt "][number % 3].repeat(1 + number * number % 8);
+    let sampled = !number.is_multiple_of(4);
+    GenerateRequest {
+        temperature: sampled.then_some(0.9),
+        top_p: number.is_multiple_of(3).then_some(0.9),
+        top_k: number.is_multiple_of(5).then_some(20),
+        min_p: number.is_multiple_of(7).then_some(0.05),
+        frequency_penalty: number.is_multiple_of(6).then_some(0.4),
+        n: number.is_multiple_of(11).then_some(3),
+        seed: Some(number as u64),
+        ..request(&prompt, 5 + number * 7 % 60, (number % 5 < 4).then_some((number % 2) as u64))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_at_once_say_what_each_says_alone_while_versions_are_published() {
+    let config = GenerateConfig { max_sequences: 14, prefill_chunk: 19, kv_tokens: 2500, ..GenerateConfig::default() };
+    let crowded = Bench::keeping(config, 300);
+    let alone = Bench::new(GenerateConfig { max_sequences: 3, ..GenerateConfig::default() });
+    let answers = (0..64).map(|number| {
+        let handle = crowded.handle.clone();
+        tokio::spawn(async move { handle.generate(mixed(number)).await.unwrap() })
+    });
+    let answers: Vec<_> = answers.collect();
+    for number in 2..9 {
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        crowded.publish(number, 1.0 + number as f32 / 20.0);
+    }
+    let mut versions = BTreeSet::new();
+    for (number, answer) in answers.into_iter().enumerate() {
+        let answer = answer.await.unwrap();
+        versions.insert(answer.version);
+        let newest = alone.versions.0.current().number;
+        (newest + 1..=answer.version).for_each(|number| alone.publish(number, 1.0 + number as f32 / 20.0));
+        let pinned = GenerateRequest { version: Some(answer.version), ..mixed(number) };
+        let expected = alone.handle.generate(pinned).await.unwrap();
+        assert_eq!(answer.text, expected.text, "request {number} on {}", answer.version);
+        assert_eq!(answer.choices, expected.choices, "request {number} on {}", answer.version);
+    }
+    assert!(versions.len() >= 3, "{versions:?}");
+    assert_eq!(crowded.metrics.version_leases.get(), 0);
+    let cached = crowded.metrics.tokens.with_label_values(&["cached"]).get();
+    assert!(cached > 100, "{cached} tokens were not read again");
+}
+
+#[tokio::test]
+async fn a_version_whose_weights_are_no_numbers_spoils_no_other() {
+    let bench = Bench::keeping(GenerateConfig { max_sequences: 4, ..GenerateConfig::default() }, 4000);
+    bench.publish(2, f32::NAN);
+    let prompt = "the same beginning of all of them, ".repeat(4);
+    let ask = |version| bench.handle.generate(request(&prompt, 12, Some(version)));
+    for _ in 0..2 {
+        let (spoilt, whole, base) = tokio::join!(ask(2), ask(1), ask(0));
+        assert_eq!(spoilt.unwrap_err().to_string(), "internal error: the network gave logits that are not numbers");
+        assert_eq!(whole.unwrap().text, bench.greedy(&prompt, 12, 1));
+        assert_eq!(base.unwrap().text, bench.greedy(&prompt, 12, 0));
+    }
+    assert!(bench.metrics.tokens.with_label_values(&["cached"]).get() > 100, "beginnings were kept");
+}
+
+#[tokio::test]
+async fn an_encoder_reads_its_prompt_as_a_whole_beside_others() {
+    for family in common::families::ENCODER_DECODERS {
+        let config = GenerateConfig { prefill_chunk: 5, max_sequences: 4, ..GenerateConfig::default() };
+        let bench = Bench::of_family(family, config);
+        let (long, short) = ("a source of more tokens than one chunk", "abc");
+        let ask = |prompt, version| bench.handle.generate(request(prompt, 9, Some(version)));
+        for _ in 0..2 {
+            let (base, edited, other) = tokio::join!(ask(long, 0), ask(long, 1), ask(short, 1));
+            assert_eq!(base.unwrap().text, bench.greedy(long, 9, 0), "{family}");
+            assert_eq!(edited.unwrap().text, bench.greedy(long, 9, 1), "{family}");
+            assert_eq!(other.unwrap().text, bench.greedy(short, 9, 1), "{family}");
+        }
+        let ids = bench.model.tokenizer().encode_prompt(long).unwrap();
+        let own = ids[..ids.len() - bench.model.tokenizer().framing().opening()].to_vec();
+        let given = GenerateRequest { prompt: None, prompt_ids: Some(own), ..request("", 9, Some(1)) };
+        assert_eq!(bench.handle.generate(given).await.unwrap().text, bench.greedy(long, 9, 1), "{family}");
+    }
 }

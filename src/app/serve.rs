@@ -107,7 +107,8 @@ impl Service {
         )
         .await?;
         let Started { handle, versions, task, .. } = started;
-        let decoder = Arc::new(ModelDecoder::new(Arc::clone(&loaded.model), versions));
+        let kept = args.engine.prefix_cache_tokens;
+        let decoder = Arc::new(ModelDecoder::with_prefix_cache(Arc::clone(&loaded.model), versions, kept));
         let engine = GenerateHandle::start(decoder, generate_config(args), metrics.clone())?;
         let routes = http::router(AppState {
             edits: Arc::new(handle),

@@ -144,6 +144,11 @@ pub struct EngineArgs {
     #[arg(value_parser = values::at_least_two)]
     pub generate_queue_capacity: usize,
 
+    /// Most tokens of ended requests whose keys and values stay in memory, beside those of running ones, for texts that
+    /// begin the same; 0 keeps none
+    #[arg(long, env = "AMEND_PREFIX_CACHE_TOKENS", value_name = "N", default_value = "8192")]
+    pub prefix_cache_tokens: usize,
+
     /// Prompt tokens that are read between two tokens of the sequences that are being decoded
     #[arg(long, env = "AMEND_PREFILL_CHUNK", value_name = "N", default_value = "64")]
     pub prefill_chunk: NonZeroUsize,

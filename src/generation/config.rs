@@ -10,7 +10,7 @@ pub struct GenerateConfig {
     /// Sequences that are decoded side by side.
     pub max_sequences: usize,
     /// Tokens whose keys and values all running sequences together may keep; a request counts its prompt and all that it
-    /// may generate.
+    /// may generate. Memory comes in pages of 16 tokens, so each sequence takes up to two pages more.
     pub kv_tokens: usize,
     /// Prompt tokens that are read between two tokens of the sequences already decoding.
     pub prefill_chunk: usize,

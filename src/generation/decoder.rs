@@ -19,8 +19,11 @@ pub trait Text: Send + Sync + 'static {
     /// Size of the output distribution; ids are below it.
     fn vocabulary(&self) -> usize;
 
-    /// Tokens of a plain prompt, with what the model wants at its start.
+    /// Tokens of a plain prompt, with what the model wants at its start and end.
     fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, GenerateError>;
+
+    /// A prompt whose own tokens are given, with what the network is asked for its answer by.
+    fn frame_prompt(&self, ids: Vec<u32>) -> Vec<u32>;
 
     /// Tokens of a conversation, up to where the assistant begins to speak. [`GenerateError::Invalid`] if the model
     /// has no chat template or the template refuses the messages.
@@ -73,8 +76,12 @@ pub trait Decoder: Text {
     /// The number of a leased version.
     fn version(&self, lease: &Self::Lease) -> u64;
 
-    /// An empty sequence.
-    fn start(&self) -> Self::State;
+    /// A sequence that is to read `ids` (at least one) under these weights. It may have read a beginning of them already,
+    /// never all.
+    fn start(&self, ids: &[u32], weights: &Self::Lease) -> Self::State;
+
+    /// `state` has read `ids` under these weights: what it holds of them may be kept for sequences that begin the same.
+    fn keep(&self, state: &Self::State, ids: &[u32], weights: &Self::Lease);
 
     /// Another sequence that has read the same.
     fn fork(&self, state: &Self::State) -> Result<Self::State, GenerateError>;

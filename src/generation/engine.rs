@@ -89,7 +89,9 @@ impl<'d, D: Decoder> Engine<'d, D> {
         let Placed { task, events, admitted, lease, slot } = placed;
         let version = self.decoder.version(&lease);
         let work = match task {
-            Task::Generate(plan) => Work::Sequence(Box::new(Sequence::new(self.decoder, plan, admitted))),
+            Task::Generate(plan) => {
+                Work::Sequence(Box::new(Sequence::new(self.decoder, plan, admitted, &lease, self.metrics)))
+            }
             Task::Score(passages) => Work::Scoring(Scoring::new(passages)),
             Task::Classify(text) => Work::Classifying(text),
         };
@@ -145,7 +147,7 @@ impl<'d, D: Decoder> Active<'d, D> {
     /// What it still has to read.
     fn reader(&self, chunk: usize) -> Reader {
         let (unread, whole) = match self.running.as_ref().map(|running| &running.work) {
-            Some(Work::Sequence(sequence)) => (sequence.unread(), false),
+            Some(Work::Sequence(sequence)) => (sequence.unread(), sequence.reads_whole()),
             Some(Work::Scoring(scoring)) => (scoring.next_chunk(chunk), true),
             Some(Work::Classifying(text)) => (text.ids.len(), true),
             None => (0, false),
@@ -170,9 +172,9 @@ impl<'d, D: Decoder> Active<'d, D> {
 
     /// Takes the network's answers.
     fn take(&mut self, answers: Result<Vec<Option<Vec<f32>>>, GenerateError>, metrics: &Metrics) {
-        let Some(Running { work: Work::Sequence(sequence), .. }) = &mut self.running else { return };
+        let Some(Running { work: Work::Sequence(sequence), lease, .. }) = &mut self.running else { return };
         let events = &self.events;
-        let step = answers.and_then(|answers| guarded(|| sequence.take(answers, metrics, events)));
+        let step = answers.and_then(|answers| guarded(|| sequence.take(answers, lease, metrics, events)));
         self.settle(step);
     }
 

@@ -22,6 +22,7 @@ mod handle;
 mod job;
 mod model_decoder;
 mod plan;
+mod prefix_cache;
 mod queue;
 mod request;
 mod sampler;

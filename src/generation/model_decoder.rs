@@ -1,19 +1,22 @@
 //! The real network behind [`Decoder`]: a loaded model, and versions leased from their source.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use candle_core::Tensor;
 
 use super::{
     decoder::{Decoder, Detokenizer, Feed, Text},
     error::GenerateError,
+    prefix_cache::{Found, PrefixCache},
     request::Message,
 };
 use crate::{
     model::{
-        Kind, Model, ModelError, Passage, Sequence, TrunkState, capture,
+        self, Kind, Model, ModelError, Passage, Sequence, TrunkState, capture,
         chat_template::ChatMessage,
         measure::{TargetScore, score_target, target_log_probs},
+        pages::PAGE,
         tokenizer::DecodeStream,
     },
     weights::{Lease, VersionSource, WeightsError},
@@ -26,12 +29,28 @@ const SCORED_ROWS: usize = 128;
 pub struct ModelDecoder {
     model: Arc<Model>,
     versions: Arc<dyn VersionSource>,
+    prefixes: Mutex<PrefixCache>,
 }
 
 impl ModelDecoder {
-    /// `versions` are versions of `model`.
+    /// `versions` are versions of `model`; nothing that was read is kept.
     pub fn new(model: Arc<Model>, versions: Arc<dyn VersionSource>) -> Self {
-        Self { model, versions }
+        Self::with_prefix_cache(model, versions, 0)
+    }
+
+    /// Keeps what was read of at most so many tokens, for texts that begin the same.
+    pub fn with_prefix_cache(model: Arc<Model>, versions: Arc<dyn VersionSource>, tokens: usize) -> Self {
+        let (trunk, tail) = model.network().batching().map_or((0, 0), |network| {
+            let (trunk, tail) = network.pages();
+            (trunk.values(), tail.values())
+        });
+        let prefixes = Mutex::new(PrefixCache::new(tokens.saturating_mul((trunk + tail).div_ceil(PAGE))));
+        Self { model, versions, prefixes }
+    }
+
+    fn prefixes(&self) -> MutexGuard<'_, PrefixCache> {
+        // Nothing under the lock panics half-way through a change.
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Scores stretches that belong to the passages `owners`, in one pass of the tail.
@@ -107,6 +126,10 @@ impl Text for ModelDecoder {
         self.model.tokenizer().encode_prompt(text).map_err(refused("prompt"))
     }
 
+    fn frame_prompt(&self, ids: Vec<u32>) -> Vec<u32> {
+        self.model.tokenizer().asked(ids)
+    }
+
     fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, GenerateError> {
         let template = self
             .model
@@ -116,7 +139,8 @@ impl Text for ModelDecoder {
         let messages: Vec<ChatMessage> = messages.iter().map(message).collect();
         // The template writes the beginning of the text itself where the model wants one.
         let text = template.render(&messages, true).map_err(refused("messages"))?;
-        self.model.tokenizer().encode(&text).map_err(refused("messages"))
+        let ids = self.model.tokenizer().encode(&text).map_err(refused("messages"))?;
+        Ok(self.model.tokenizer().asked(ids))
     }
 
     fn encode_passage(&self, prompt: &str, continuation: &str) -> Result<Passage, GenerateError> {
@@ -136,8 +160,12 @@ impl Text for ModelDecoder {
     }
 
     fn detokenizer(&self) -> Box<dyn Detokenizer + '_> {
-        // A completion goes on with a text, so the space before its first word is its own.
-        Box::new(self.model.tokenizer().decode_stream().continuing())
+        let stream = self.model.tokenizer().decode_stream();
+        match self.model.kind() {
+            // A completion goes on with a text, so the space before its first word is its own.
+            Kind::Causal => Box::new(stream.continuing()),
+            Kind::EncoderDecoder | Kind::Classifier => Box::new(stream),
+        }
     }
 }
 
@@ -163,8 +191,15 @@ impl Decoder for ModelDecoder {
         lease.number
     }
 
-    fn start(&self) -> Sequence {
-        self.model.start()
+    fn start(&self, ids: &[u32], weights: &Lease) -> Sequence {
+        let Found { trunk, tail } = self.prefixes().find(ids, weights.number);
+        self.model.resume(trunk, tail)
+    }
+
+    fn keep(&self, state: &Sequence, ids: &[u32], weights: &Lease) {
+        let pages = (0..).map_while(|index| state.full_pages(index));
+        let pages = pages.map(|(trunk, tail)| (Arc::clone(trunk), Arc::clone(tail)));
+        self.prefixes().keep(ids, weights.number, pages);
     }
 
     fn fork(&self, state: &Sequence) -> Result<Sequence, GenerateError> {
@@ -180,11 +215,8 @@ impl Decoder for ModelDecoder {
     }
 
     fn forward(&self, feeds: &mut [Feed<'_, Self>]) -> Result<Vec<Option<Vec<f32>>>, GenerateError> {
-        let one = |feed: &mut Feed<'_, Self>| {
-            let logits = self.model.forward(feed.state, feed.ids, &**feed.weights).map_err(internal)?;
-            Ok(feed.logits.then_some(logits))
-        };
-        feeds.iter_mut().map(one).collect()
+        let mut feeds: Vec<model::Feed<'_>> = feeds.iter_mut().map(of_model).collect();
+        self.model.forward_batch(&mut feeds).map_err(internal)
     }
 
     fn score(&self, passages: &[Passage], weights: &Lease) -> Result<Vec<TargetScore>, GenerateError> {
@@ -193,17 +225,18 @@ impl Decoder for ModelDecoder {
     }
 
     fn classify(&self, text: &Passage, weights: &Lease) -> Result<Vec<f32>, GenerateError> {
-        let log_probs = || -> Result<Vec<f32>, ModelError> {
+        let rows = || -> Result<Vec<f32>, ModelError> {
             let states = capture::read(&self.model, std::slice::from_ref(text))?;
             let log_probs = target_log_probs(&self.model, &states, &**weights)?;
-            log_probs
-                .iter()
-                .map(|rows| Ok(rows.flatten_all()?.to_vec1()?))
-                .collect::<Result<Vec<Vec<f32>>, _>>()
-                .map(|all| all.concat())
+            Ok(Tensor::cat(&log_probs, 0)?.flatten_all()?.to_vec1()?)
         };
-        log_probs().map_err(internal)
+        rows().map_err(internal)
     }
+}
+
+fn of_model<'a>(feed: &'a mut Feed<'_, ModelDecoder>) -> model::Feed<'a> {
+    let Feed { state, ids, weights, logits } = feed;
+    model::Feed { sequence: state, ids, version: weights.number, weights: &***weights, logits: *logits }
 }
 
 /// What the tokenizer or the template says about the request's text is about `field`; the rest is internal.

@@ -130,7 +130,7 @@ fn check_range(field: &str, value: Option<usize>, least: usize, most: usize) -> 
 
 fn prompt_ids(request: &GenerateRequest, text: &dyn Text) -> Result<Vec<u32>, GenerateError> {
     if let Some(ids) = &request.prompt_ids {
-        return check_ids(ids, text.vocabulary());
+        return Ok(text.frame_prompt(check_ids(ids, text.vocabulary())?));
     }
     let (field, ids) = match (request.prompt.as_deref(), request.messages.as_deref()) {
         (Some(_), Some(_)) => {

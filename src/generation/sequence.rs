@@ -10,7 +10,7 @@ use super::{
     request::Usage,
     writing::{Writing, time_to_first_token},
 };
-use crate::telemetry::Metrics;
+use crate::{model::Kind, telemetry::Metrics};
 
 /// A request's state between two turns.
 pub(super) struct Sequence<'d, D: Decoder> {
@@ -30,8 +30,11 @@ enum Stage<'d, D: Decoder> {
 }
 
 impl<'d, D: Decoder> Sequence<'d, D> {
-    pub fn new(decoder: &'d D, plan: Arc<Plan>, admitted: Instant) -> Self {
-        let stage = Stage::Reading { state: decoder.start(), read: 0, now: 0 };
+    pub fn new(decoder: &'d D, plan: Arc<Plan>, admitted: Instant, weights: &D::Lease, metrics: &Metrics) -> Self {
+        let state = decoder.start(&plan.ids, weights);
+        let read = decoder.read(&state);
+        metrics.tokens.with_label_values(&["cached"]).inc_by(read as u64);
+        let stage = Stage::Reading { state, read, now: 0 };
         Self { decoder, plan, stage, admitted, generated: 0 }
     }
 
@@ -41,6 +44,11 @@ impl<'d, D: Decoder> Sequence<'d, D> {
             Stage::Reading { read, .. } => self.plan.ids.len() - read,
             Stage::Writing(_) => 0,
         }
+    }
+
+    /// Whether its prompt is read in one turn: an encoder reads it as a whole.
+    pub fn reads_whole(&self) -> bool {
+        self.decoder.kind() != Kind::Causal
     }
 
     /// What this turn feeds: `chunk` tokens of the prompt, or of each text the token chosen last.
@@ -63,6 +71,7 @@ impl<'d, D: Decoder> Sequence<'d, D> {
     pub fn take(
         &mut self,
         answers: Vec<Option<Vec<f32>>>,
+        weights: &D::Lease,
         metrics: &Metrics,
         events: &Events,
     ) -> Result<Option<Event>, GenerateError> {
@@ -71,7 +80,7 @@ impl<'d, D: Decoder> Sequence<'d, D> {
                 *read += *now;
                 metrics.tokens.with_label_values(&["prompt"]).inc_by(*now as u64);
                 match answers.into_iter().next().flatten() {
-                    Some(logits) => self.begin(&logits, metrics, events)?,
+                    Some(logits) => self.begin(&logits, weights, metrics, events)?,
                     None => return Ok(None),
                 }
             }
@@ -86,15 +95,22 @@ impl<'d, D: Decoder> Sequence<'d, D> {
                 }
             }
         }
-        Ok(self.settle(events))
+        Ok(self.settle(weights, events))
     }
 
     /// The prompt is read: every text begins with a choice from the same logits.
-    fn begin(&mut self, logits: &[f32], metrics: &Metrics, events: &Events) -> Result<(), GenerateError> {
+    fn begin(
+        &mut self,
+        logits: &[f32],
+        weights: &D::Lease,
+        metrics: &Metrics,
+        events: &Events,
+    ) -> Result<(), GenerateError> {
         let n = self.plan.n;
         let empty = Stage::Writing(Vec::with_capacity(n));
         let Stage::Reading { state, .. } = std::mem::replace(&mut self.stage, empty) else { return Ok(()) };
         time_to_first_token(metrics, self.admitted);
+        self.decoder.keep(&state, &self.plan.ids, weights);
         let mut states = (1..n).map(|_| self.decoder.fork(&state)).collect::<Result<Vec<_>, _>>()?;
         states.push(state);
         let mut texts = Vec::with_capacity(n);
@@ -108,11 +124,12 @@ impl<'d, D: Decoder> Sequence<'d, D> {
     }
 
     /// Lets go of the texts that have ended.
-    fn settle(&mut self, events: &Events) -> Option<Event> {
+    fn settle(&mut self, weights: &D::Lease, events: &Events) -> Option<Event> {
         let Stage::Writing(texts) = &mut self.stage else { return None };
         for text in texts.iter() {
             if let Some(finish_reason) = text.ended() {
                 self.generated += text.generated();
+                text.keep(weights);
                 // A client that has left is noticed at the next turn.
                 let _ = events.send(Ok(Event::Ended { choice: text.choice(), finish_reason }));
             }

@@ -21,9 +21,8 @@ pub(super) struct Writing<'d, D: Decoder> {
     /// Which of the request's texts it is.
     choice: usize,
     state: D::State,
-    /// The token chosen last, not yet fed.
-    last: [u32; 1],
-    generated: usize,
+    /// The tokens chosen so far, of which the last was not fed.
+    chosen: Vec<u32>,
     sampler: Sampler,
     out: TextOut<'d>,
     chosen_at: Option<Instant>,
@@ -37,8 +36,7 @@ impl<'d, D: Decoder> Writing<'d, D> {
             decoder,
             choice,
             state,
-            last: [0],
-            generated: 0,
+            chosen: Vec::new(),
             sampler: Sampler::new(&plan.sampler, &plan.ids, choice),
             out: TextOut::new(decoder.detokenizer(), StopMatcher::new(plan.stop.clone())),
             chosen_at: None,
@@ -53,7 +51,7 @@ impl<'d, D: Decoder> Writing<'d, D> {
 
     /// Tokens generated so far.
     pub fn generated(&self) -> usize {
-        self.generated
+        self.chosen.len()
     }
 
     /// Why it ended, if it has.
@@ -63,7 +61,15 @@ impl<'d, D: Decoder> Writing<'d, D> {
 
     /// What its next turn feeds.
     pub fn feed<'a>(&'a mut self, weights: &'a D::Lease) -> Feed<'a, D> {
-        Feed { state: &mut self.state, ids: &self.last, weights, logits: true }
+        let last = self.chosen.len().saturating_sub(1);
+        Feed { state: &mut self.state, ids: &self.chosen[last..], weights, logits: true }
+    }
+
+    /// Hands over what it has read, for texts that begin the same: a conversation goes on from what was answered.
+    pub fn keep(&self, weights: &D::Lease) {
+        let mut ids = [&self.plan.ids[..], &self.chosen].concat();
+        ids.truncate(self.decoder.read(&self.state));
+        self.decoder.keep(&self.state, &ids, weights);
     }
 
     /// Chooses the next token from the logits after the last one.
@@ -75,14 +81,13 @@ impl<'d, D: Decoder> Writing<'d, D> {
             return Ok(());
         }
         metrics.tokens.with_label_values(&["generated"]).inc();
-        self.generated += 1;
-        self.last = [id];
+        self.chosen.push(id);
         let logprob = self.plan.logprobs.map(|n| self.token_logprob(logits, id, n));
         let (piece, stopped) = self.out.push(id, logprob)?;
         self.show(piece, events);
         if stopped {
             self.ended = Some(FinishReason::Stop);
-        } else if self.generated == self.plan.max_tokens {
+        } else if self.chosen.len() == self.plan.max_tokens {
             self.end(FinishReason::Length, events);
         }
         Ok(())

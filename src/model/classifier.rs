@@ -86,7 +86,7 @@ impl Network for Classifier {
     }
 
     fn start(&self) -> Sequence {
-        Sequence::new(LayerCaches::new(0), LayerCaches::new(0))
+        Sequence::stored(LayerCaches::new(0), LayerCaches::new(0))
     }
 
     fn rows_of(&self, _: usize, extents: &[Extent], _: Rows<'_>) -> Vec<Vec<u32>> {
@@ -96,7 +96,7 @@ impl Network for Classifier {
     fn trunk(&self, ids: &[u32], extents: &[Extent], _: Option<&mut LayerCaches>) -> Result<Tensor> {
         let halves = Halves::of(extents);
         let texts: Vec<u32> = halves.source_rows.iter().map(|&row| ids[row as usize]).collect();
-        let embedded = self.parts.embedding.forward(&texts, &halves.sources, 0)?;
+        let embedded = self.parts.embedding.forward(&texts, &halves.sources, &vec![0; extents.len()])?;
         let blocks = &self.parts.blocks[..self.shape.trunk_blocks];
         let texts = self.run(blocks, embedded, &halves.sources, &NoEditable)?;
         let answers = (halves.target_rows.len(), self.shape.hidden);

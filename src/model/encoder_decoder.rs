@@ -139,7 +139,7 @@ impl Network for EncoderDecoder {
     }
 
     fn start(&self) -> Sequence {
-        Sequence::new(LayerCaches::new(0), LayerCaches::with_source(self.parts.decoder.blocks.len()))
+        Sequence::stored(LayerCaches::new(0), LayerCaches::with_source(self.parts.decoder.blocks.len()))
     }
 
     fn rows_of(&self, matrix: usize, extents: &[Extent], _: Rows<'_>) -> Vec<Vec<u32>> {
@@ -155,7 +155,7 @@ impl Network for EncoderDecoder {
         let halves = Halves::of(extents);
         let past = caches.as_ref().map_or(0, |caches| caches.len());
         let targets: Vec<u32> = halves.target_rows.iter().map(|&row| ids[row as usize]).collect();
-        let decoder = self.parts.decoder.embedding.forward(&targets, &halves.targets, past)?;
+        let decoder = self.parts.decoder.embedding.forward(&targets, &halves.targets, &vec![past; extents.len()])?;
         if let Some(caches) = caches {
             caches.advance(targets.len());
         }
@@ -163,7 +163,7 @@ impl Network for EncoderDecoder {
             return Ok(decoder);
         }
         let sources: Vec<u32> = halves.source_rows.iter().map(|&row| ids[row as usize]).collect();
-        let encoder = self.parts.encoder.embedding.forward(&sources, &halves.sources, 0)?;
+        let encoder = self.parts.encoder.embedding.forward(&sources, &halves.sources, &vec![0; extents.len()])?;
         let blocks = &self.parts.encoder.blocks[..self.shape.trunk_blocks];
         let encoder = self.encode(blocks, encoder, &halves.sources, &NoEditable)?;
         halves.join(&encoder, &decoder)
@@ -190,7 +190,10 @@ impl Network for EncoderDecoder {
         let decoded = self.decode(halves.target(hidden)?, source.as_ref(), &halves, weights, caches)?;
         let top = match rows {
             Rows::All => decoded,
-            Rows::At(wanted) => decoded.index_select(&flat_rows(extents, before, wanted, &self.device)?, 0)?,
+            Rows::At(wanted) => {
+                let befores = vec![before; extents.len()];
+                decoded.index_select(&flat_rows(extents, &befores, wanted, &self.device)?, 0)?
+            }
         };
         self.parts.decoder.finish(top)
     }

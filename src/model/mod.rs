@@ -4,6 +4,7 @@
 //! graph and may stay quantized. [`Network::trunk`] has no access to any version's weights; [`Network::tail`] gets them
 //! through a [`Projection`].
 
+pub mod batch;
 mod builder;
 pub mod capture;
 pub mod chat_template;
@@ -17,6 +18,7 @@ pub mod layers;
 pub mod load;
 mod matrices;
 pub mod measure;
+pub mod pages;
 mod passage;
 #[cfg(test)]
 pub mod testing;
@@ -26,6 +28,7 @@ use std::{fmt, path::Path, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
+pub use batch::{Batching, Feed};
 pub use capture::TrunkState;
 pub use error::ModelError;
 pub use kv::{LayerCaches, Sequence};
@@ -36,6 +39,8 @@ pub use passage::Passage;
 
 use crate::digest::Digest;
 use chat_template::ChatTemplate;
+use kv::State;
+use pages::{Page, Pages};
 use tokenizer::Tokenizer;
 
 /// A network split below its first editable block.
@@ -80,6 +85,11 @@ pub trait Network: Send + Sync {
     /// The output head at decoding speed, in the file's own precision; the best few logits, and so the argmax, are those
     /// of [`Network::logits`].
     fn decode_logits(&self, rows: &Tensor) -> candle_core::Result<Tensor>;
+
+    /// How it feeds many sequences in one pass, if it can.
+    fn batching(&self) -> Option<&dyn Batching> {
+        None
+    }
 }
 
 /// What a network makes of a prompt.
@@ -219,28 +229,52 @@ impl Model {
         self.network.start()
     }
 
+    /// A sequence that begins with what these full pages hold, those of the tail of one version alone and not more than
+    /// those of the trunk. Empty where the network has no pages.
+    pub fn resume(&self, trunk: Vec<Arc<Page>>, tail: Vec<Arc<Page>>) -> Sequence {
+        let Some(network) = self.network.batching() else { return self.start() };
+        let (trunk_shape, tail_shape) = network.pages();
+        Sequence::paged(Pages::from_full(trunk_shape, trunk), Pages::from_full(tail_shape, tail))
+    }
+
     /// Feeds `ids` after what `sequence` already holds; the logits (`vocab_size` of them) after the last one. Where there
-    /// is an encoder, the first call gives what it reads as a whole, and one id after it for its decoder to begin with.
+    /// is an encoder, the first call gives a whole prompt, as the tokenizer frames it.
     pub fn forward(
         &self,
         sequence: &mut Sequence,
         ids: &[u32],
         weights: &dyn Projection,
     ) -> Result<Vec<f32>, ModelError> {
-        let Some(last) = ids.len().checked_sub(1) else { return Err(ModelError::Empty { what: "text to continue" }) };
-        let given = sequence.len() + ids.len();
-        if given > self.context_length() {
-            return Err(ModelError::TooLong { given, limit: self.context_length(), unit: "tokens" });
-        }
-        let source = if self.kind() != Kind::Causal && sequence.is_empty() { last } else { 0 };
+        self.check_room(sequence, ids)?;
+        let State::Stored(stored) = &mut sequence.state else {
+            let logits = self.forward_batch(&mut [Feed { sequence, ids, version: 0, weights, logits: true }])?.pop();
+            return logits.flatten().ok_or(ModelError::Empty { what: "answer of the network" });
+        };
+        let last = ids.len() - 1;
+        let source = match (self.kind(), stored.fed) {
+            (Kind::Causal, _) | (_, 1..) => 0,
+            (_, 0) => ids.len().saturating_sub(self.tokenizer.framing().opening()),
+        };
         let extents = [Extent { source, target: ids.len() - source }];
-        let wanted = [vec![(sequence.len() + last) as u32]];
-        let hidden = self.network.trunk(ids, &extents, Some(&mut sequence.trunk))?;
+        let wanted = [vec![(stored.fed + last) as u32]];
+        let hidden = self.network.trunk(ids, &extents, Some(&mut stored.trunk))?;
         // The row to compute is named by its position in the sequence, of which the cache holds the beginning.
         let rows = if extents[0].target == 1 { Rows::All } else { Rows::At(&wanted) };
-        let top = self.network.tail(&hidden, &extents, rows, weights, Some(&mut sequence.tail))?;
-        sequence.source += source;
-        sequence.fed += ids.len();
+        let top = self.network.tail(&hidden, &extents, rows, weights, Some(&mut stored.tail))?;
+        stored.source += source;
+        stored.fed += ids.len();
         Ok(self.network.decode_logits(&top)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// Refuses nothing, and more than the context holds.
+    fn check_room(&self, sequence: &Sequence, ids: &[u32]) -> Result<(), ModelError> {
+        if ids.is_empty() {
+            return Err(ModelError::Empty { what: "text to continue" });
+        }
+        let (given, limit) = (sequence.len() + ids.len(), self.context_length());
+        if given > limit {
+            return Err(ModelError::TooLong { given, limit, unit: "tokens" });
+        }
+        Ok(())
     }
 }

@@ -40,7 +40,7 @@ pub struct Metrics {
     pub generate_requests: IntCounterVec,
     pub time_to_first_token: Histogram,
     pub inter_token: Histogram,
-    /// Tokens by `kind`: prompt, generated.
+    /// Tokens by `kind`: prompt (read), cached (of prompts, kept from others), generated.
     pub tokens: IntCounterVec,
     /// Sequences by `state`: running, waiting.
     pub sequences: IntGaugeVec,
@@ -98,7 +98,12 @@ impl Metrics {
                 REQUEST_SECONDS,
             ),
             inter_token: histogram(&r, "amend_inter_token_seconds", "Between two tokens of a sequence.", TOKEN_SECONDS),
-            tokens: counters(&r, "amend_tokens_total", "Tokens by kind.", &["kind"]),
+            tokens: counters(
+                &r,
+                "amend_tokens_total",
+                "Tokens by kind: of prompts read and cached, and generated.",
+                &["kind"],
+            ),
             sequences: gauges(&r, "amend_sequences", "Sequences by state.", &["state"]),
             log_append: histogram(&r, "amend_log_append_seconds", "One transaction of the log.", EDIT_SECONDS),
             replay: histogram(&r, "amend_replay_seconds", "Replaying the log at start.", REQUEST_SECONDS),

@@ -19,6 +19,7 @@ mod tiny;
 
 mod changes;
 mod commands;
+mod crowd;
 mod edits;
 mod errors;
 mod generation;

@@ -163,8 +163,12 @@ impl Decoder for Fake {
         lease.version
     }
 
-    fn start(&self) -> FakeState {
+    fn start(&self, _: &[u32], _: &FakeLease) -> FakeState {
         FakeState { number: self.sequences.fetch_add(1, SeqCst), ids: Vec::new(), prompt: true }
+    }
+
+    fn keep(&self, state: &FakeState, ids: &[u32], _: &FakeLease) {
+        assert_eq!(state.ids, ids, "what is kept is what was read");
     }
 
     fn fork(&self, state: &FakeState) -> Result<FakeState, GenerateError> {
@@ -221,6 +225,10 @@ impl Text for Fake {
 
     fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
         Ok(bytes(text))
+    }
+
+    fn frame_prompt(&self, ids: Vec<u32>) -> Vec<u32> {
+        ids
     }
 
     fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, GenerateError> {

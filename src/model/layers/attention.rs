@@ -5,7 +5,7 @@ use candle_core::{D, Result, Tensor};
 use candle_nn::kv_cache::KvCache;
 
 use super::{Linear, Norm, codec::Source, ops, plan::Plan, rotary::Angles, rowwise};
-use crate::model::Projection;
+use crate::model::{Projection, kv::Kv};
 
 /// One attention layer.
 pub struct Attention {
@@ -50,11 +50,20 @@ impl Attention {
         &self,
         x: &Tensor,
         plan: &Plan,
-        cache: Option<&mut KvCache>,
+        cache: Option<Kv<'_, '_>>,
         weights: &dyn Projection,
     ) -> Result<Tensor> {
         let q = self.queries(&plan.select(x)?, plan, weights)?;
         let (k, v) = self.keys_and_values(x, plan, weights)?;
+        let cache = match cache {
+            Some(Kv::Paged(mut pages)) => {
+                pages.write(&k, &v, plan.keys.lengths())?;
+                let mixed = rowwise::attend_paged(&q, pages.sequences, pages.block, plan, self.heads)?;
+                return self.o.forward(&mixed, weights);
+            }
+            Some(Kv::Stored(cache)) => Some(cache),
+            None => None,
+        };
         let by_rows = by_rows(x, x);
         let (k, v) = self.laid_out(&k, &v, plan, cache, by_rows)?;
         self.attend(&q, &k, &v, plan, by_rows, weights)

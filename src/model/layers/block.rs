@@ -1,10 +1,9 @@
 //! A block of a decoder-only network, in the arrangements that the families have.
 
 use candle_core::{Result, Tensor};
-use candle_nn::kv_cache::KvCache;
 
 use super::{Attention, Mlp, Norm, plan::Plan};
-use crate::model::Projection;
+use crate::model::{Projection, kv::Kv};
 
 /// Attention and MLP around a residual stream: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 pub struct Block {
@@ -27,7 +26,7 @@ impl Block {
         &self,
         x: &Tensor,
         plan: &Plan,
-        cache: Option<&mut KvCache>,
+        cache: Option<Kv<'_, '_>>,
         weights: &dyn Projection,
     ) -> Result<Tensor> {
         let normal = self.attention_norm.forward(x)?;

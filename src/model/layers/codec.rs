@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::kv_cache::KvCache;
 
 use super::{Attention, Mlp, Norm, plan::Plan};
-use crate::model::Projection;
+use crate::model::{Projection, kv::Kv};
 
 /// Where a block's norms stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl CodecBlock {
         source: Option<Source<'_>>,
         weights: &dyn Projection,
     ) -> Result<Tensor> {
-        let attend = |x: &Tensor| self.attention.forward(x, plan, cache, weights);
+        let attend = |x: &Tensor| self.attention.forward(x, plan, cache.map(Kv::Stored), weights);
         let mut x = self.add(x, &self.attention_norm, attend)?;
         if let (Some(cross), Some(source)) = (&self.cross, source) {
             x = self.add(&x, &cross.norm, |x| cross.attention.across(x, source, weights))?;

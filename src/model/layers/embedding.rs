@@ -22,16 +22,17 @@ impl Embedding {
         Self { tokens, positions: None, scale: None, norm: None }
     }
 
-    /// Packed sequences of `lengths`, of which `past` positions were given before -> `[n, hidden]`.
-    pub fn forward(&self, ids: &[u32], lengths: &[usize], past: usize) -> Result<Tensor> {
+    /// Packed sequences of `lengths`, of which so many positions each were given before -> `[n, hidden]`.
+    pub fn forward(&self, ids: &[u32], lengths: &[usize], pasts: &[usize]) -> Result<Tensor> {
         let device = self.tokens.device();
         let mut embedded = self.tokens.index_select(&Tensor::new(ids, device)?, 0)?;
         if let Some(scale) = self.scale {
             embedded = (embedded * scale)?;
         }
         if let Some(positions) = &self.positions {
-            let at: Vec<u32> = lengths.iter().flat_map(|&length| past as u32..(past + length) as u32).collect();
-            embedded = (embedded + positions.index_select(&Tensor::new(at, device)?, 0)?)?;
+            let at = lengths.iter().zip(pasts).flat_map(|(&length, &past)| past as u32..(past + length) as u32);
+            let at = Tensor::new(at.collect::<Vec<_>>(), device)?;
+            embedded = (embedded + positions.index_select(&at, 0)?)?;
         }
         match &self.norm {
             Some(norm) => norm.forward(&embedded),

@@ -1,11 +1,11 @@
 //! Linear layers: frozen dense, frozen quantized, or editable through a [`Projection`].
 
 use candle_core::{
-    Module, Result, Tensor,
+    DType, Module, Result, Tensor,
     quantized::{GgmlDType, QMatMul, QTensor},
 };
 
-use super::{graft::graft, int8::PackedWeights};
+use super::{dense, graft::graft, int8::PackedWeights};
 use crate::model::Projection;
 
 /// At most this many rows are multiplied one by one on a CPU: candle's f32 matmul takes ten times as long for two rows
@@ -79,7 +79,12 @@ impl Linear {
 /// `x W^T` for a frozen `W [d_out, d_in]`: its gradient is `g W`, and none is computed for `W` (candle's own matmul
 /// computes both, about half of the time wasted).
 pub fn frozen_matmul(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let value = matmul_rows(&x.detach(), &weight.t()?)?;
+    let input = x.detach();
+    // By rows, so that what a text gives does not depend on the texts that run with it.
+    let value = match input.device().is_cpu() && input.dtype() == DType::F32 && weight.dtype() == DType::F32 {
+        true => dense::matmul(&input, weight)?,
+        false => input.matmul(&weight.t()?)?,
+    };
     let weight = weight.clone();
     graft(x, value, move |grad| matmul_rows(grad, &weight))
 }

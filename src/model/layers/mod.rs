@@ -5,6 +5,7 @@
 pub mod attention;
 pub mod block;
 pub mod codec;
+pub mod dense;
 pub mod embedding;
 pub mod graft;
 pub mod int8;

@@ -16,6 +16,11 @@ pub struct Packing {
 }
 
 impl Packing {
+    /// Rows of each sequence.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
     /// Sequences of these lengths, one after another.
     pub fn new(lengths: &[usize], device: &Device) -> Result<Self> {
         let width = lengths.iter().copied().max().unwrap_or(0);

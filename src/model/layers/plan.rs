@@ -43,9 +43,11 @@ pub struct Plan {
     pub query_angles: Option<Angles>,
     /// Which keys each asking row may look at, among the packed rows or in the cache.
     pub seen: Vec<Seen>,
+    /// Which sequence each asking row belongs to.
+    pub owners: Vec<usize>,
     /// What is added to scores, if anything is.
     pub biases: Option<Distances>,
-    /// The same within its own sequence, per sequence.
+    /// What each row may look at within its own sequence, per sequence.
     looks: Vec<Vec<Look>>,
     /// Keys of the widest sequence, those in the cache too.
     key_width: usize,
@@ -72,16 +74,39 @@ impl Plan {
         positions: &Positions,
         device: &Device,
     ) -> Result<Self> {
-        assert!(past == 0 || lengths.len() == 1, "a cache belongs to one sequence");
-        let given = |length: usize| (past as u32)..(past + length) as u32;
+        assert!(past == 0 || lengths.len() == 1, "such a cache belongs to one sequence");
+        Self::after(lengths, &vec![past; lengths.len()], rows, positions, device)
+    }
+
+    /// A causal pass over sequences of `lengths`, each after the positions that its own pages hold: `seen` counts those.
+    pub fn continuing(
+        lengths: &[usize],
+        pasts: &[usize],
+        rows: Rows<'_>,
+        positions: &Positions,
+        device: &Device,
+    ) -> Result<Self> {
+        let mut plan = Self::after(lengths, pasts, rows, positions, device)?;
+        plan.seen = seen(&vec![0; lengths.len()], &plan.looks);
+        Ok(plan)
+    }
+
+    fn after(
+        lengths: &[usize],
+        pasts: &[usize],
+        rows: Rows<'_>,
+        positions: &Positions,
+        device: &Device,
+    ) -> Result<Self> {
+        let given = || lengths.iter().zip(pasts).map(|(&length, &past)| past as u32..(past + length) as u32);
         let asking: Vec<Vec<u32>> = match rows {
-            Rows::All => lengths.iter().map(|&length| given(length).collect()).collect(),
+            Rows::All => given().map(Iterator::collect).collect(),
             Rows::At(selected) => selected.to_vec(),
         };
         let looks = asking.iter().map(|rows| rows.iter().map(|&own| backward(own, positions.window)).collect());
-        let mut plan = Self::new(lengths, past, looks.collect(), positions, device)?;
+        let mut plan = Self::new(lengths, pasts, looks.collect(), positions, device)?;
         if let Some(rotary) = &positions.rotary {
-            let key_positions: Vec<u32> = lengths.iter().flat_map(|&length| given(length)).collect();
+            let key_positions: Vec<u32> = given().flatten().collect();
             plan.key_angles = Some(rotary.at(&key_positions)?);
             plan.query_angles = match rows {
                 Rows::All => plan.key_angles.clone(),
@@ -90,7 +115,7 @@ impl Plan {
         }
         if let Rows::At(selected) = rows {
             let extents: Vec<Extent> = lengths.iter().map(|&length| Extent::text(length)).collect();
-            plan.select = Some(flat_rows(&extents, past, selected, device)?);
+            plan.select = Some(flat_rows(&extents, pasts, selected, device)?);
         }
         Ok(plan)
     }
@@ -98,27 +123,27 @@ impl Plan {
     /// A pass over whole sequences in which every row sees its whole sequence.
     pub fn both_ways(lengths: &[usize], positions: &Positions, device: &Device) -> Result<Self> {
         let all = |&length: &usize| (0..length).map(|own| Look { keys: 0..length, own }).collect();
-        Self::new(lengths, 0, lengths.iter().map(all).collect(), positions, device)
+        Self::new(lengths, &vec![0; lengths.len()], lengths.iter().map(all).collect(), positions, device)
     }
 
     /// A pass of `asking` rows per sequence, which see all of their sequence's `lengths` keys, and no row of their own.
     pub fn across(lengths: &[usize], asking: &[usize], device: &Device) -> Result<Self> {
         let all = |(&length, &rows): (&usize, &usize)| vec![Look { keys: 0..length, own: 0 }; rows];
         let looks = lengths.iter().zip(asking).map(all).collect();
-        Self::new(lengths, 0, looks, &Positions::default(), device)
+        Self::new(lengths, &vec![0; lengths.len()], looks, &Positions::default(), device)
     }
 
     /// Without rotation and selection.
     fn new(
         lengths: &[usize],
-        past: usize,
+        pasts: &[usize],
         looks: Vec<Vec<Look>>,
         positions: &Positions,
         device: &Device,
     ) -> Result<Self> {
         let query_lengths: Vec<usize> = looks.iter().map(Vec::len).collect();
         let keys = Packing::new(lengths, device)?;
-        let key_width = past + keys.width();
+        let key_width = lengths.iter().zip(pasts).map(|(length, past)| length + past).max().unwrap_or(0);
         Ok(Self {
             keys,
             queries: Packing::new(&query_lengths, device)?,
@@ -126,6 +151,7 @@ impl Plan {
             key_angles: None,
             query_angles: None,
             seen: seen(lengths, &looks),
+            owners: owners(&looks),
             biases: positions.bias.as_ref().map(|bias| bias.at(-(key_width as i64)..key_width as i64)),
             looks,
             key_width,
@@ -154,12 +180,16 @@ impl Plan {
     }
 }
 
-/// Where rows at `selected` positions lie among the targets' rows of packed sequences, of which the first `past` positions
+fn owners(looks: &[Vec<Look>]) -> Vec<usize> {
+    looks.iter().enumerate().flat_map(|(owner, looks)| std::iter::repeat_n(owner, looks.len())).collect()
+}
+
+/// Where rows at `selected` positions lie among the targets' rows of packed sequences, of which so many positions each
 /// were given before.
-pub fn flat_rows(extents: &[Extent], past: usize, selected: &[Vec<u32>], device: &Device) -> Result<Tensor> {
+pub fn flat_rows(extents: &[Extent], pasts: &[usize], selected: &[Vec<u32>], device: &Device) -> Result<Tensor> {
     let mut start = 0;
     let mut index = Vec::new();
-    for (extent, positions) in extents.iter().zip(selected) {
+    for ((extent, past), positions) in extents.iter().zip(pasts).zip(selected) {
         index.extend(positions.iter().map(|&position| (start + position as usize - past - extent.source) as u32));
         start += extent.target;
     }
@@ -216,12 +246,13 @@ mod tests {
 
     #[test]
     fn positions_name_rows_of_the_target() {
-        let rows = |extents: &[Extent], past, selected: &[Vec<u32>]| {
-            flat_rows(extents, past, selected, &Device::Cpu).unwrap().to_vec1::<u32>().unwrap()
+        let rows = |extents: &[Extent], pasts: &[usize], selected: &[Vec<u32>]| {
+            flat_rows(extents, pasts, selected, &Device::Cpu).unwrap().to_vec1::<u32>().unwrap()
         };
         let extents = [Extent { source: 4, target: 3 }, Extent { source: 2, target: 2 }];
-        assert_eq!(rows(&extents, 0, &[vec![4, 6], vec![3]]), [0, 2, 4]);
-        assert_eq!(rows(&[Extent::text(2)], 5, &[vec![6]]), [1]);
+        assert_eq!(rows(&extents, &[0, 0], &[vec![4, 6], vec![3]]), [0, 2, 4]);
+        assert_eq!(rows(&[Extent::text(2)], &[5], &[vec![6]]), [1]);
+        assert_eq!(rows(&[2, 3].map(Extent::text), &[5, 1], &[vec![6], vec![1, 3]]), [1, 2, 4]);
     }
 
     fn looks(asking: &[Vec<u32>], window: Option<usize>) -> Vec<Vec<Look>> {

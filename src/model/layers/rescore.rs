@@ -6,6 +6,8 @@
 
 use candle_core::{Result, Tensor};
 
+use super::linear::frozen_matmul;
+
 /// How many of the best logits are computed again. The rounding would have to move a token past all of the others for
 /// the best one to be missed.
 const CANDIDATES: usize = 16;
@@ -18,7 +20,7 @@ pub fn rescore(logits: &Tensor, rows: &Tensor, head: &Tensor) -> Result<Tensor> 
     for (row, values) in values.chunks_exact_mut(vocabulary).enumerate() {
         let best = largest(values);
         let ids = Tensor::new(best.as_slice(), head.device())?;
-        let exact = head.index_select(&ids, 0)?.matmul(&rows.narrow(0, row, 1)?.t()?)?.flatten_all()?;
+        let exact = frozen_matmul(&rows.narrow(0, row, 1)?, &head.index_select(&ids, 0)?)?.flatten_all()?;
         for (id, exact) in best.into_iter().zip(exact.to_vec1::<f32>()?) {
             values[id as usize] = exact;
         }

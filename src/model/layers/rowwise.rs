@@ -7,10 +7,14 @@
 //! one pass or after a cache. So an edit's factors do not depend on the edits that are captured with it (law 1), and a
 //! generation does not depend on those that run beside it.
 
+mod vectors;
+
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::{attention::Heads, relative::Distances};
+use super::{attention::Heads, plan::Plan, relative::Distances};
+use crate::model::pages::Pages;
+use vectors::{ByHead, Paged, Vectors};
 
 /// Partial sums of a product of two vectors, added in a fixed order whatever the vector width.
 const LANES: usize = 16;
@@ -49,71 +53,58 @@ pub fn attend(
     let keys = ByHead::new(floats(&k_storage)?, k_layout, head_dim)?;
     let values = ByHead::new(floats(&v_storage)?, v_layout, head_dim)?;
     assert_eq!(seen.len(), rows, "every asking row sees something");
-    let work: usize = seen.iter().map(|seen| seen.count * width).sum();
     let group = width / kv_heads;
-    let mut out = vec![0f32; rows * width];
-    let one = |(place, out): (usize, &mut [f32])| {
-        let (row, head) = (place / kv_heads, place % kv_heads);
+    let out = each_group(seen, width, kv_heads, |row, head, out| {
         let q = &q[row * width + head * group..][..group];
-        let scores = Scores {
-            count: seen[row].count,
-            scale: heads.scale as f32,
-            biases: biases.map(|biases| (biases, head * (group / head_dim), seen[row].distance)),
-        };
+        let scores = Scores::new(seen[row], biases, head, group, heads);
         attend_group(q, keys.of(head, seen[row]), values.of(head, seen[row]), scores, out);
-    };
-    if work < PARALLEL {
-        out.chunks_exact_mut(group).enumerate().for_each(one);
-    } else {
-        out.par_chunks_exact_mut(group).enumerate().for_each(one);
-    }
+    });
     Tensor::from_vec(out, (rows, width), k.device())
+}
+
+/// The same where each asking row belongs to one of several sequences with pages of their own, by a plan that continues
+/// them: it asks for keys and values in block `block` of its sequence's pages.
+pub fn attend_paged(
+    q: &Tensor,
+    sequences: &[&mut Pages],
+    block: usize,
+    Plan { owners, seen, biases, .. }: &Plan,
+    heads: Heads,
+) -> Result<Tensor> {
+    let (rows, width) = q.dims2()?;
+    let q = q.contiguous()?;
+    let device = q.device().clone();
+    let (q_storage, q_layout) = q.storage_and_layout();
+    let q = &floats(&q_storage)?[q_layout.start_offset()..];
+    assert_eq!((seen.len(), owners.len()), (rows, rows), "every asking row has its sequence and sees something");
+    let group = width / heads.kv;
+    let out = each_group(seen, width, heads.kv, |row, head, out| {
+        let pages = &sequences[owners[row]];
+        let of = |rows| Paged { rows, start: seen[row].start, head_dim: heads.dim };
+        let (keys, values) = (of(pages.keys(block, head)), of(pages.values(block, head)));
+        let q = &q[row * width + head * group..][..group];
+        attend_group(q, keys, values, Scores::new(seen[row], biases.as_ref(), head, group, heads), out);
+    });
+    Tensor::from_vec(out, (rows, width), &device)
+}
+
+/// `[rows, width]`, made by `one` for each row and each head of keys.
+fn each_group(seen: &[Seen], width: usize, kv_heads: usize, one: impl Fn(usize, usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let work: usize = seen.iter().map(|seen| seen.count * width).sum();
+    let mut out = vec![0f32; seen.len() * width];
+    let at = |(place, out): (usize, &mut [f32])| one(place / kv_heads, place % kv_heads, out);
+    if work < PARALLEL {
+        out.chunks_exact_mut(width / kv_heads).enumerate().for_each(at);
+    } else {
+        out.par_chunks_exact_mut(width / kv_heads).enumerate().for_each(at);
+    }
+    out
 }
 
 fn floats(storage: &Storage) -> Result<&[f32]> {
     match storage {
         Storage::Cpu(CpuStorage::F32(values)) => Ok(values),
         _ => candle_core::bail!("row-wise attention is for f32 on a CPU"),
-    }
-}
-
-/// Keys or values, by head.
-struct ByHead<'a> {
-    data: &'a [f32],
-    head_stride: usize,
-    row_stride: usize,
-    head_dim: usize,
-}
-
-impl<'a> ByHead<'a> {
-    fn new(data: &'a [f32], layout: &candle_core::Layout, head_dim: usize) -> Result<Self> {
-        let (head_stride, row_stride) = match *layout.stride() {
-            [row, 1] => (head_dim, row),
-            [_, head, row, 1] => (head, row),
-            ref other => candle_core::bail!("keys and values with strides {other:?}"),
-        };
-        Ok(Self { data: &data[layout.start_offset()..], head_stride, row_stride, head_dim })
-    }
-
-    /// The rows of one head from `seen.start` on.
-    fn of(&self, head: usize, seen: Seen) -> Rows<'a> {
-        let start = head * self.head_stride + seen.start * self.row_stride;
-        Rows { data: &self.data[start..], stride: self.row_stride, head_dim: self.head_dim }
-    }
-}
-
-/// The rows of one head in one sequence.
-#[derive(Clone, Copy)]
-struct Rows<'a> {
-    data: &'a [f32],
-    stride: usize,
-    head_dim: usize,
-}
-
-impl<'a> Rows<'a> {
-    #[inline(always)]
-    fn row(&self, index: usize) -> &'a [f32] {
-        &self.data[index * self.stride..][..self.head_dim]
     }
 }
 
@@ -126,8 +117,16 @@ struct Scores<'a> {
     biases: Option<(&'a Distances, usize, i64)>,
 }
 
+impl<'a> Scores<'a> {
+    /// Of a row that asks with `group` values for keys of head `head`.
+    fn new(seen: Seen, biases: Option<&'a Distances>, head: usize, group: usize, heads: Heads) -> Self {
+        let biases = biases.map(|biases| (biases, head * (group / heads.dim), seen.distance));
+        Self { count: seen.count, scale: heads.scale as f32, biases }
+    }
+}
+
 /// All heads that share one head of keys; by the widest vectors that the CPU has, which do not change a bit.
-fn attend_group(q: &[f32], keys: Rows<'_>, values: Rows<'_>, scores: Scores<'_>, out: &mut [f32]) {
+fn attend_group<V: Vectors>(q: &[f32], keys: V, values: V, scores: Scores<'_>, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         #[expect(unsafe_code, reason = "calling a function compiled for a CPU feature")]
@@ -139,18 +138,21 @@ fn attend_group(q: &[f32], keys: Rows<'_>, values: Rows<'_>, scores: Scores<'_>,
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn attend_group_avx2(q: &[f32], keys: Rows<'_>, values: Rows<'_>, scores: Scores<'_>, out: &mut [f32]) {
+fn attend_group_avx2<V: Vectors>(q: &[f32], keys: V, values: V, scores: Scores<'_>, out: &mut [f32]) {
     attend_group_inline(q, keys, values, scores, out);
 }
 
 #[inline(always)]
-fn attend_group_inline(q: &[f32], keys: Rows<'_>, values: Rows<'_>, scores: Scores<'_>, out: &mut [f32]) {
-    let head_dim = keys.head_dim;
+fn attend_group_inline<V: Vectors>(q: &[f32], keys: V, values: V, scores: Scores<'_>, out: &mut [f32]) {
+    let head_dim = keys.head_dim();
     let mut weights = vec![0f32; scores.count];
     for (head, (q, out)) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)).enumerate() {
-        for (key, weight) in weights.iter_mut().enumerate() {
-            *weight = dot(q, keys.row(key)) * scores.scale;
-        }
+        let mut unset = weights.iter_mut();
+        keys.each(scores.count, |key| {
+            if let Some(weight) = unset.next() {
+                *weight = dot(q, key) * scores.scale;
+            }
+        });
         if let Some((biases, first, distance)) = scores.biases {
             let biases = biases.of(first + head, distance, scores.count);
             weights.iter_mut().zip(biases).for_each(|(weight, bias)| *weight += bias);
@@ -161,9 +163,12 @@ fn attend_group_inline(q: &[f32], keys: Rows<'_>, values: Rows<'_>, scores: Scor
             *weight = (*weight - largest).exp();
             total += f64::from(*weight);
         }
-        for (value, weight) in weights.iter().enumerate() {
-            out.iter_mut().zip(values.row(value)).for_each(|(out, value)| *out += weight * value);
-        }
+        let mut left = weights.iter();
+        values.each(scores.count, |value| {
+            if let Some(weight) = left.next() {
+                out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+            }
+        });
         let inverse = (1.0 / total) as f32;
         out.iter_mut().for_each(|out| *out *= inverse);
     }
@@ -192,7 +197,14 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::testing::{assert_close, random};
+    use crate::model::{
+        layers::{
+            plan::{Positions, Rows as PlanRows},
+            relative::RelativeBias,
+        },
+        pages::PageShape,
+        testing::{assert_close, random},
+    };
 
     const KV_HEADS: usize = 2;
     const HEAD_DIM: usize = 24;
@@ -248,11 +260,44 @@ mod tests {
     }
 
     #[test]
+    fn pages_change_no_bit() {
+        let shape = PageShape { blocks: 1, kv_heads: KV_HEADS, head_dim: HEAD_DIM, hidden: 0 };
+        let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let sequence = |seed: u64, length: usize| {
+            let kv = |seed| random(&[length, KV_HEADS * HEAD_DIM], seed);
+            let (k, v) = (kv(seed), kv(seed + 1));
+            let mut pages = Pages::new(shape);
+            pages.write(0, &flat(&k), &flat(&v));
+            pages.grow(length);
+            (k, v, pages)
+        };
+        let (k, v, mut first) = sequence(1, 45);
+        let (other_k, other_v, mut second) = sequence(5, 20);
+        let bias = RelativeBias::new(&random(&[8, 3 * KV_HEADS], 7), false, 30).unwrap();
+        for positions in [
+            Positions::default(),
+            Positions { window: Some(30), ..Positions::default() },
+            Positions { bias: Some(bias), ..Positions::default() },
+        ] {
+            let asking = [vec![42, 44], vec![0, 19]];
+            let plan = Plan::continuing(&[3, 20], &[42, 0], PlanRows::At(&asking), &positions, k.device()).unwrap();
+            let q = (random(&[4, 3 * KV_HEADS * HEAD_DIM], 9) * 3.0).unwrap();
+            let paged = attend_paged(&q, &[&mut first, &mut second], 0, &plan, sizes()).unwrap();
+            for (row, owner) in [0, 0, 1, 1].into_iter().enumerate() {
+                let (k, v) = if owner == 0 { (&k, &v) } else { (&other_k, &other_v) };
+                let (q, seen) = (q.narrow(0, row, 1).unwrap(), &plan.seen[row..=row]);
+                let alone = attend(&q, k, v, seen, plan.biases.as_ref(), sizes()).unwrap();
+                assert_close(&paged.narrow(0, row, 1).unwrap(), &alone, 0.0);
+            }
+        }
+    }
+
+    #[test]
     fn vector_width_changes_no_bit() {
         let (q, k, v) = (random(&[HEAD_DIM * 3], 1), random(&[50, HEAD_DIM], 2), random(&[50, HEAD_DIM], 3));
         let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let (q, k, v) = (flat(&q), flat(&k), flat(&v));
-        let rows = |data| Rows { data, stride: HEAD_DIM, head_dim: HEAD_DIM };
+        let rows = |data| vectors::Rows { data, stride: HEAD_DIM, head_dim: HEAD_DIM };
         let (mut wide, mut plain) = (vec![0f32; q.len()], vec![0f32; q.len()]);
         let scores = Scores { count: 50, scale: 0.2, biases: None };
         attend_group(&q, rows(&k), rows(&v), scores, &mut wide);

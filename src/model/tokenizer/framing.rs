@@ -19,6 +19,15 @@ pub enum Framing {
 pub(super) const ASKED: u32 = 0;
 
 impl Framing {
+    /// How many ids of a prompt come after what an encoder reads: those that its decoder begins with, or a label's place.
+    pub fn opening(&self) -> usize {
+        match self {
+            Self::Continuation => 0,
+            Self::Answer { start, .. } => start.len(),
+            Self::Label(_) => 1,
+        }
+    }
+
     /// A classifier's labels, in the order of their numbers; none of any other network.
     pub fn labels(&self) -> &[String] {
         match self {

@@ -104,8 +104,8 @@ impl Tokenizer {
         Ok(self.asked(self.encode_source(text)?.0))
     }
 
-    /// A prompt with what the network is asked for its answer by.
-    fn asked(&self, mut ids: Vec<u32>) -> Vec<u32> {
+    /// A prompt's ids with what the network is asked for its answer by.
+    pub fn asked(&self, mut ids: Vec<u32>) -> Vec<u32> {
         match &self.framing {
             Framing::Continuation => {}
             Framing::Answer { start, .. } => ids.extend(start),

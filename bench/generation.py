@@ -175,12 +175,14 @@ def table(results, goals):
     return "\n".join(lines)
 
 
-def write(text):
-    """Replaces this harness's part of RESULTS.md."""
-    path, mark = HERE / "RESULTS.md", "<!-- generation -->"
-    head, _, tail = path.read_text().partition(mark)
+def write(name, text):
+    """Replaces one harness's part of RESULTS.md, with the day and the command."""
+    path, mark = HERE / "RESULTS.md", f"<!-- {name} -->"
+    head, found, tail = path.read_text().partition(mark)
+    assert found, f"{path} has no {mark}"
     rest = tail.partition("<!-- end -->")[2]
-    path.write_text(f"{head}{mark}\n{text}\n<!-- end -->{rest}")
+    command = " ".join([f"bench/{name}.py", *(argument for argument in sys.argv[1:] if argument != "--write")])
+    path.write_text(f"{head}{mark}\n{datetime.date.today()}, `{command}`: {text}\n<!-- end -->{rest}")
 
 
 def main():
@@ -210,13 +212,13 @@ def main():
                     results[threads][server.name] = measure(server, args)
                 finally:
                     server.stop()
-    text = table(results, [("decode, 1 ", 1.0), ("decode, ", 1.2), ("prefill", 1.0)])
+    figures = table(results, [("decode, 1 ", 1.0), ("decode, ", 1.2), ("prefill", 1.0)])
+    text = f"{machine()}, peer {PEER}\n\n{figures}"
     print(text)
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
     if args.write:
-        command = "bench/generation " + " ".join(argument for argument in sys.argv[1:] if argument != "--write")
-        write(f"{machine()}; {datetime.date.today()}; {PEER}; `{command}`\n\n{text}")
+        write("generation", text)
 
 
 if __name__ == "__main__":
