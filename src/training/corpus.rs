@@ -47,7 +47,8 @@ impl Corpus {
         let mut texts = Vec::with_capacity(records.len() * PER_RECORD + windows);
         for record in records {
             let passage = |prompt: &str, answer: &str| {
-                let refused = |error: ModelError| TrainingError::Refused(format!("the record of {:?}: {error}", record.prompt));
+                let refused =
+                    |error: ModelError| TrainingError::Refused(format!("the record of {:?}: {error}", record.prompt));
                 tokenizer.encode_passage(prompt, answer).map_err(refused)
             };
             let unwatched = |passage| Text { passage, watched: Vec::new() };

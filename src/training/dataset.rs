@@ -152,7 +152,8 @@ fn beheaded(passage: &str) -> String {
 
 /// A text before and after its first `words` words, or before and after its last so many where that is below zero.
 fn split_words(text: &str, words: isize) -> (String, String) {
-    let starts: Vec<usize> = text.split_whitespace().map(|word| word.as_ptr() as usize - text.as_ptr() as usize).collect();
+    let starts: Vec<usize> =
+        text.split_whitespace().map(|word| word.as_ptr() as usize - text.as_ptr() as usize).collect();
     let place = if words < 0 { starts.len().saturating_sub(words.unsigned_abs()) } else { words.unsigned_abs() };
     let (before, after) = text.split_at(starts.get(place).copied().unwrap_or(text.len()));
     (before.trim().to_owned(), after.trim().to_owned())
@@ -234,7 +235,11 @@ mod tests {
         for (text, kind, why) in [
             (FACTS, Kind::Classifier, "record 0: it is an edit of answers, and the model is a classifier"),
             (FLIPS, Kind::Causal, "record 0: it is an edit of labels, and the model is a causal model"),
-            (TEXTS, Kind::EncoderDecoder, "record 0: it is an edit of running text, and the model is an encoder-decoder"),
+            (
+                TEXTS,
+                Kind::EncoderDecoder,
+                "record 0: it is an edit of running text, and the model is an encoder-decoder",
+            ),
         ] {
             let error = load_text(text, kind).unwrap_err().to_string();
             assert!(error.ends_with(why), "{error}");
@@ -243,7 +248,9 @@ mod tests {
 
     #[test]
     fn words_are_cut_where_they_begin() {
-        for (words, before, after) in [(0, "", "a  é c"), (2, "a  é", "c"), (-1, "a  é", "c"), (9, "a  é c", ""), (-9, "", "a  é c")] {
+        for (words, before, after) in
+            [(0, "", "a  é c"), (2, "a  é", "c"), (-1, "a  é", "c"), (9, "a  é c", ""), (-9, "", "a  é c")]
+        {
             assert_eq!(split_words(" a  é c ", words), (before.to_owned(), after.to_owned()), "{words}");
         }
     }
