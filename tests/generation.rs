@@ -316,7 +316,7 @@ async fn an_encoder_reads_its_prompt_as_a_whole_beside_others() {
             assert_eq!(other.unwrap().text, bench.greedy(short, 9, 1), "{family}");
         }
         let ids = bench.model.tokenizer().encode_prompt(long).unwrap();
-        let own = ids[..ids.len() - 1].to_vec();
+        let own = ids[..ids.len() - bench.model.tokenizer().framing().opening()].to_vec();
         let given = GenerateRequest { prompt: None, prompt_ids: Some(own), ..request("", 9, Some(1)) };
         assert_eq!(bench.handle.generate(given).await.unwrap().text, bench.greedy(long, 9, 1), "{family}");
     }

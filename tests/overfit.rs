@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 
 use amend::{
     editor::CompositionKind,
-    model::{LoadOptions, Model},
+    model::{Kind, LoadOptions, Model},
     training::{
         LocalityMix, Recipe, RunOptions, dataset,
         trainer::{self, Inputs},
@@ -28,7 +28,7 @@ fn sixteen_edits_are_learned_in_a_hundred_steps_without_moving_their_neighbours(
     let Some(model) = smollm2() else { return };
     let Some(data) = shared_file("AMEND_COUNTERFACT_VAL", "data/counterfact/counterfact-val.json") else { return };
     let model = Model::load(&model, &LoadOptions::default()).unwrap();
-    let mut records = dataset::load(&[data]).unwrap();
+    let mut records = dataset::load(&[data], Kind::Causal).unwrap();
     records.records.truncate(EDITS);
     let folder = tempfile::tempdir().unwrap();
     let recipe = Recipe {

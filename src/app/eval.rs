@@ -40,15 +40,15 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         format!("{done} of {all} records were measured; no figures were written")
     })?;
     let options = options(what);
-    let data = dataset::load(&what.data)?;
-    let window = evaluate::window(data.records.len(), &options)?;
-    bar.set_length(window.len() as u64);
     let running_text = match &what.running_text {
         Some(path) => Some(std::fs::read_to_string(path).with_context(|| path.display().to_string())?),
         None => None,
     };
     let tail_blocks = tail_blocks(&what.editors)?.unwrap_or(LoadOptions::default().tail_blocks);
     let model = Model::load(&args.model.model, &LoadOptions { tail_blocks, ..LoadOptions::default() })?;
+    let data = dataset::load(&what.data, model.kind())?;
+    let window = evaluate::window(data.records.len(), &options)?;
+    bar.set_length(window.len() as u64);
     let asked = |method: &str| what.editors.iter().any(|name| name == method);
     let wanted = match (asked(ultraedit::METHOD), asked(finetune::METHOD_KL)) {
         (true, _) => WARM_UP_RECORDS,

@@ -19,6 +19,7 @@ use crate::{
     http::{
         self, AppState, Doors, EditorInfo, HttpLimits, MatrixInfo, ModelInfo, Readiness, ServiceInfo, ServiceLimits,
     },
+    model::{Kind, Model},
     telemetry::Metrics,
     writer::{self, Started, WriterConfig, WriterTask},
 };
@@ -184,8 +185,20 @@ fn generate_config(args: &ServeArgs) -> GenerateConfig {
     }
 }
 
+/// What the service does with a model of this kind.
+fn capabilities(model: &Model) -> Vec<&'static str> {
+    match model.kind() {
+        Kind::Classifier => vec!["edits", "classify", "score"],
+        Kind::Causal | Kind::EncoderDecoder if model.chat_template().is_some() => {
+            vec!["edits", "generate", "chat", "score"]
+        }
+        Kind::Causal | Kind::EncoderDecoder => vec!["edits", "generate", "score"],
+    }
+}
+
 fn info(loaded: &Loaded, args: &ServeArgs) -> ServiceInfo {
     let model = &loaded.model;
+    let shape = model.network().shape();
     let editable = model.editable().iter().map(|matrix| MatrixInfo {
         name: matrix.name.clone(),
         d_out: matrix.d_out,
@@ -195,9 +208,14 @@ fn info(loaded: &Loaded, args: &ServeArgs) -> ServiceInfo {
         service_version: env!("CARGO_PKG_VERSION").to_owned(),
         model: ModelInfo {
             name: model.name().to_owned(),
-            architecture: model.architecture().to_owned(),
+            family: model.architecture().to_owned(),
+            kind: model.kind().name(),
+            capabilities: capabilities(model),
+            labels: model.labels().to_vec(),
             digest: model.digest(),
             context_length: model.context_length(),
+            trunk_blocks: shape.trunk_blocks,
+            tail_blocks: shape.tail_blocks,
             editable: editable.collect(),
         },
         editor: EditorInfo {

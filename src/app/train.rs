@@ -23,14 +23,14 @@ use crate::{
 
 /// Trains an editor; an interrupt saves the run and stops.
 pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let train = dataset::load(&args.files.data)?;
-    let validation = dataset::load(std::slice::from_ref(&args.files.validation))?;
     let running_text = match &args.files.running_text {
         Some(path) => Some(std::fs::read_to_string(path).with_context(|| path.display().to_string())?),
         None => None,
     };
     let options = LoadOptions { tail_blocks: args.recipe.tail_blocks.get(), ..LoadOptions::default() };
     let model = Model::load(&args.model.model, &options)?;
+    let train = dataset::load(&args.files.data, model.kind())?;
+    let validation = dataset::load(std::slice::from_ref(&args.files.validation), model.kind())?;
     let stop = Arc::new(AtomicBool::new(false));
     let seen = stop.clone();
     ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed)).context("installing the interrupt handler")?;

@@ -23,8 +23,8 @@ pub struct EvalWhat {
     #[arg(long = "editor", env = "AMEND_EDITOR", value_name = "DIR|METHOD", required = true, value_delimiter = ',')]
     pub editors: Vec<String>,
 
-    /// Records to edit, JSON in the CounterFact or zsRE schema; required; repeat it or separate files by
-    /// commas
+    /// Records to edit, JSON in a schema for the model's kind (docs/data.md): CounterFact, zsRE, label flips, running text;
+    /// required; repeat it or separate files by commas
     #[arg(long, env = "AMEND_DATA", value_name = "FILE", required = true, value_delimiter = ',')]
     pub data: Vec<PathBuf>,
 
@@ -53,7 +53,7 @@ pub struct EvalWhat {
     #[arg(long, env = "AMEND_UNRELATED", value_name = "N", default_value = "1")]
     pub unrelated: usize,
 
-    /// Running text (UTF-8) for perplexity before and after; default: none, and the column stays empty
+    /// Running text (UTF-8) of models that continue texts, for perplexity before and after; default: none, and the column stays empty
     #[arg(long, env = "AMEND_RUNNING_TEXT", value_name = "FILE")]
     pub running_text: Option<PathBuf>,
 

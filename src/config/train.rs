@@ -29,15 +29,16 @@ pub struct TrainArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Files")]
 pub struct TrainFiles {
-    /// Records to train on, JSON in the CounterFact or zsRE schema; required; repeat it or separate files by commas
+    /// Records to train on, JSON in a schema for the model's kind (docs/data.md): CounterFact, zsRE, label flips, running
+    /// text; required; repeat it or separate files by commas
     #[arg(long, env = "AMEND_DATA", value_name = "FILE", required = true, value_delimiter = ',')]
     pub data: Vec<PathBuf>,
 
-    /// Records to validate and stop on, in the same schemas; required
+    /// Records to validate and stop on, in the same way; required
     #[arg(long, env = "AMEND_VALIDATION", value_name = "FILE")]
     pub validation: PathBuf,
 
-    /// Running text (UTF-8) for locality; default: none, and the mix does without it
+    /// Running text (UTF-8) for locality, of models that continue texts; default: none, and the mix does without it
     #[arg(long, env = "AMEND_RUNNING_TEXT", value_name = "FILE")]
     pub running_text: Option<PathBuf>,
 
@@ -73,7 +74,7 @@ impl TrainFiles {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Recipe")]
 pub struct Recipe {
-    /// Blocks at the end of the model whose MLP matrices are edited
+    /// Blocks at the end of the model, or of encoder and decoder each, whose MLP matrices are edited
     #[arg(long, env = "AMEND_TAIL_BLOCKS", value_name = "N", default_value = "3")]
     pub tail_blocks: NonZeroUsize,
 

@@ -10,6 +10,9 @@ pub trait Text: Send + Sync + 'static {
     /// What the model makes of a prompt.
     fn kind(&self) -> Kind;
 
+    /// A classifier's labels, in the order of its output; none of any other model.
+    fn labels(&self) -> &[String];
+
     /// The most tokens that a sequence may hold.
     fn context_length(&self) -> usize;
 
@@ -29,6 +32,9 @@ pub trait Text: Send + Sync + 'static {
     /// Tokens of a prompt and of its continuation, encoded apart and joined with one space unless the continuation
     /// begins with white space.
     fn encode_passage(&self, prompt: &str, continuation: &str) -> Result<Passage, GenerateError>;
+
+    /// Tokens of a text that is to be given a label.
+    fn encode_text(&self, text: &str) -> Result<Passage, GenerateError>;
 
     /// Whether this token ends a text or a turn.
     fn is_end(&self, id: u32) -> bool;
@@ -93,4 +99,7 @@ pub trait Decoder: Text {
 
     /// How probable each passage's target is after its prompt; one score per passage, in order.
     fn score(&self, passages: &[Passage], weights: &Self::Lease) -> Result<Vec<TargetScore>, GenerateError>;
+
+    /// How probable each label of a text is, as logarithms, in the order of [`Text::labels`].
+    fn classify(&self, text: &Passage, weights: &Self::Lease) -> Result<Vec<f32>, GenerateError>;
 }

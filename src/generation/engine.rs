@@ -12,7 +12,7 @@ use super::{
     sequence::Sequence,
     shares::{Reader, shares},
 };
-use crate::telemetry::Metrics;
+use crate::{model::Passage, telemetry::Metrics};
 
 /// A task that has its place and a version.
 pub(super) struct Placed<L> {
@@ -46,6 +46,7 @@ struct Running<'d, D: Decoder> {
 enum Work<'d, D: Decoder> {
     Sequence(Box<Sequence<'d, D>>),
     Scoring(Scoring),
+    Classifying(Passage),
 }
 
 /// Runs until the dispatcher is gone and every task has ended, or, when stopped, until the dispatcher is gone.
@@ -78,7 +79,7 @@ pub(super) fn run<D: Decoder>(
 /// What every turn needs.
 struct Engine<'d, D: Decoder> {
     decoder: &'d D,
-    /// Tokens read by prompts and scoring in one turn.
+    /// Tokens read by prompts, scoring and classification in one turn.
     chunk: usize,
     metrics: &'d Metrics,
 }
@@ -92,6 +93,7 @@ impl<'d, D: Decoder> Engine<'d, D> {
                 Work::Sequence(Box::new(Sequence::new(self.decoder, plan, admitted, &lease, self.metrics)))
             }
             Task::Score(passages) => Work::Scoring(Scoring::new(passages)),
+            Task::Classify(text) => Work::Classifying(text),
         };
         let running = Some(Running { work, lease, _slot: slot });
         Active { events, version, last_read: turn, running }
@@ -105,7 +107,7 @@ impl<'d, D: Decoder> Engine<'d, D> {
         let shares = shares(&readers, self.chunk, turn);
         for (task, share) in active.iter_mut().zip(&shares).filter(|(_, share)| **share > 0) {
             task.last_read = turn;
-            task.score(self, *share);
+            task.measure(self, *share);
         }
         self.generate(active, &shares);
     }
@@ -147,15 +149,24 @@ impl<'d, D: Decoder> Active<'d, D> {
         let (unread, whole) = match self.running.as_ref().map(|running| &running.work) {
             Some(Work::Sequence(sequence)) => (sequence.unread(), sequence.reads_whole()),
             Some(Work::Scoring(scoring)) => (scoring.next_chunk(chunk), true),
+            Some(Work::Classifying(text)) => (text.ids.len(), true),
             None => (0, false),
         };
         Reader { unread, whole, last_read: self.last_read }
     }
 
-    /// Scores the next passages, if that is what it does.
-    fn score(&mut self, engine: &Engine<'d, D>, share: usize) {
-        let Some(Running { work: Work::Scoring(scoring), lease, .. }) = &mut self.running else { return };
-        let step = guarded(|| scoring.advance(engine.decoder, lease, share, engine.metrics));
+    /// Scores the next passages, or gives its text a label, if that is what it does.
+    fn measure(&mut self, engine: &Engine<'d, D>, share: usize) {
+        let Some(Running { work, lease, .. }) = &mut self.running else { return };
+        let step = match work {
+            Work::Sequence(_) => return,
+            Work::Scoring(scoring) => guarded(|| scoring.advance(engine.decoder, lease, share, engine.metrics)),
+            Work::Classifying(text) => guarded(|| {
+                let labels = engine.decoder.classify(text, lease)?;
+                engine.metrics.tokens.with_label_values(&["prompt"]).inc_by(text.ids.len() as u64);
+                Ok(Some(Event::Classified(labels)))
+            }),
+        };
         self.settle(step);
     }
 

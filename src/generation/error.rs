@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::model::Kind;
+
 /// Why a generation or scoring request was refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum GenerateError {
@@ -13,6 +15,12 @@ pub enum GenerateError {
     /// The request can not be carried out as written.
     #[error("{field}: {message}")]
     Invalid { field: String, message: String },
+    /// The model is a classifier, and this is none of its labels.
+    #[error("{field}: {label:?} is none of the labels {}", labels.join(", "))]
+    UnknownLabel { field: String, label: String, labels: Vec<String> },
+    /// The model is of a kind that can not do what is asked.
+    #[error("the model is {kind}: {}", can(*kind))]
+    WrongKind { kind: Kind },
     /// No such version.
     #[error("there is no version {number}; the newest is {newest}")]
     UnknownVersion { number: u64, newest: u64 },
@@ -32,16 +40,35 @@ pub enum GenerateError {
     Internal(String),
 }
 
+/// What a model of this kind does instead.
+fn can(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Causal => "it continues texts (POST /generate) and has no labels to give",
+        Kind::EncoderDecoder => "it answers texts (POST /generate) and has no labels to give",
+        Kind::Classifier => "it gives texts a label (POST /classify) and writes none",
+    }
+}
+
 impl GenerateError {
     /// An [`GenerateError::Invalid`] about `field`.
     pub(super) fn invalid(field: &str, message: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), message: message.into() }
     }
 
+    /// The same, about `field` where it is about a label.
+    pub(super) fn about(self, field: &str) -> Self {
+        match self {
+            Self::UnknownLabel { label, labels, .. } => Self::UnknownLabel { field: field.into(), label, labels },
+            other => other,
+        }
+    }
+
     /// The label under which `generate_requests` counts it.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
             Self::Invalid { .. }
+            | Self::UnknownLabel { .. }
+            | Self::WrongKind { .. }
             | Self::UnknownVersion { .. }
             | Self::ContextExceeded { .. }
             | Self::CacheExceeded { .. } => "invalid",

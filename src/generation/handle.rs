@@ -16,9 +16,12 @@ use super::{
     engine,
     error::GenerateError,
     job::{Event, EventsOut, Job, Outcome, Task},
-    plan::{Plan, passages},
+    plan::{Plan, passages, text_of},
     queue::Queue,
-    request::{GenerateRequest, GenerateResponse, Score, ScoreRequest, ScoreResponse},
+    request::{
+        ClassifyRequest, ClassifyResponse, GenerateRequest, GenerateResponse, LabelProbability, Score, ScoreRequest,
+        ScoreResponse,
+    },
     stream::{GenerateStream, Output, expect_event, started, unexpected},
 };
 use crate::{model::measure::TargetScore, telemetry::Metrics};
@@ -105,6 +108,14 @@ impl GenerateHandle {
         scores
     }
 
+    /// How probable each label of a text is. Dropping the future cancels.
+    pub async fn classify(&self, request: ClassifyRequest) -> Result<ClassifyResponse, GenerateError> {
+        let mut outcome = Outcome::new(&self.0.metrics);
+        let labels = self.labels(request).await;
+        outcome.settle(&labels);
+        labels
+    }
+
     /// Admits nothing more, refuses those who wait, lets those who run finish within `limit`, then ends them with
     /// [`GenerateError::ShuttingDown`]. Whether all could finish.
     pub async fn drain(&self, limit: Duration) -> bool {
@@ -164,6 +175,17 @@ impl GenerateHandle {
         Ok(ScoreResponse { version, scores: request.continuations.into_iter().zip(scores).map(named).collect() })
     }
 
+    async fn labels(&self, request: ClassifyRequest) -> Result<ClassifyResponse, GenerateError> {
+        let (inner, version) = (Arc::clone(&self.0), request.version);
+        let passage = off_the_runtime(move || text_of(&request, inner.text.as_ref(), &inner.config)).await?;
+        let mut events = self.admit_one(Task::Classify(passage), version)?;
+        let version = started(&mut events).await?;
+        match expect_event(events.recv().await)? {
+            Event::Classified(log_probs) => ranked(self.0.text.labels(), &log_probs, version),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     async fn plan(&self, request: GenerateRequest) -> Result<Plan, GenerateError> {
         let inner = Arc::clone(&self.0);
         off_the_runtime(move || Plan::new(request, inner.text.as_ref(), &inner.config)).await
@@ -180,6 +202,20 @@ impl GenerateHandle {
         self.0.queue.admit(vec![job])?;
         Ok(output)
     }
+}
+
+/// Labels by their probability; of equal ones the first first.
+fn ranked(labels: &[String], log_probs: &[f32], version: u64) -> Result<ClassifyResponse, GenerateError> {
+    if log_probs.len() != labels.len() || log_probs.iter().any(|log_prob| log_prob.is_nan()) {
+        let message = format!("{} labels got the log-probabilities {log_probs:?}", labels.len());
+        return Err(GenerateError::Internal(message));
+    }
+    let probability =
+        |(label, log_prob): (&String, &f32)| LabelProbability { label: label.clone(), probability: log_prob.exp() };
+    let mut labels: Vec<LabelProbability> = labels.iter().zip(log_probs).map(probability).collect();
+    labels.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    let label = labels.first().map(|best| best.label.clone()).unwrap_or_default();
+    Ok(ClassifyResponse { label, version, labels })
 }
 
 /// Runs what takes milliseconds of computing, such as tokenizing a long prompt, where it delays nobody.

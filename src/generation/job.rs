@@ -22,14 +22,16 @@ use crate::{
 pub(super) enum Task {
     Generate(Arc<Plan>),
     Score(Vec<Passage>),
+    /// One text.
+    Classify(Passage),
 }
 
 impl Task {
-    /// What it takes while it runs. Scoring keeps nothing from one turn to the next.
+    /// What it takes while it runs. Scoring and classification keep nothing from one turn to the next.
     pub fn cost(&self) -> Cost {
         match self {
             Self::Generate(plan) => plan.cost(),
-            Self::Score(_) => Cost { sequences: 1, tokens: 0 },
+            Self::Score(_) | Self::Classify(_) => Cost { sequences: 1, tokens: 0 },
         }
     }
 }
@@ -47,6 +49,8 @@ pub(super) enum Event {
     Finished { usage: Usage },
     /// The end of a scoring task: one per passage, in order.
     Scored(Vec<TargetScore>),
+    /// The end of a classification: the log-probability of each label, in the order of the model's labels.
+    Classified(Vec<f32>),
 }
 
 /// Where events go. Unbounded, because the engine must not wait for a slow client; what can pile up is bounded by

@@ -1,4 +1,4 @@
-//! Generation and scoring: requests reach one engine thread through a bounded queue.
+//! Generation, scoring and classification: requests reach one engine thread through a bounded queue.
 //!
 //! The way of a request: [`GenerateHandle`] validates it and turns its text into tokens, `queue` admits it or says
 //! when to come back, `dispatch` gives it its part of the `budget` and leases its version, and `engine` (an OS thread,
@@ -43,7 +43,7 @@ pub use error::GenerateError;
 pub use handle::GenerateHandle;
 pub use model_decoder::ModelDecoder;
 pub use request::{
-    Alternative, Choice, FinishReason, GenerateEvent, GenerateRequest, GenerateResponse, Message, Score, ScoreRequest,
-    ScoreResponse, TokenLogprob, Usage,
+    Alternative, Choice, ClassifyRequest, ClassifyResponse, FinishReason, GenerateEvent, GenerateRequest,
+    GenerateResponse, LabelProbability, Message, Score, ScoreRequest, ScoreResponse, TokenLogprob, Usage,
 };
 pub use stream::GenerateStream;

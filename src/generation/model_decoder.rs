@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use candle_core::Tensor;
 
 use super::{
     decoder::{Decoder, Detokenizer, Feed, Text},
@@ -109,6 +110,10 @@ impl Text for ModelDecoder {
         self.model.kind()
     }
 
+    fn labels(&self) -> &[String] {
+        self.model.labels()
+    }
+
     fn context_length(&self) -> usize {
         self.model.context_length()
     }
@@ -142,6 +147,10 @@ impl Text for ModelDecoder {
         self.model.tokenizer().encode_passage(prompt, continuation).map_err(refused("continuations"))
     }
 
+    fn encode_text(&self, text: &str) -> Result<Passage, GenerateError> {
+        self.model.tokenizer().encode_open(text).map_err(refused("text"))
+    }
+
     fn is_end(&self, id: u32) -> bool {
         self.model.tokenizer().is_end(id)
     }
@@ -151,8 +160,12 @@ impl Text for ModelDecoder {
     }
 
     fn detokenizer(&self) -> Box<dyn Detokenizer + '_> {
-        // A completion goes on with a text, so the space before its first word is its own.
-        Box::new(self.model.tokenizer().decode_stream().continuing())
+        let stream = self.model.tokenizer().decode_stream();
+        match self.model.kind() {
+            // A completion goes on with a text, so the space before its first word is its own.
+            Kind::Causal => Box::new(stream.continuing()),
+            Kind::EncoderDecoder | Kind::Classifier => Box::new(stream),
+        }
     }
 }
 
@@ -210,6 +223,15 @@ impl Decoder for ModelDecoder {
         let states = capture::read(&self.model, passages).map_err(internal)?;
         self.score_states(&states, weights).map_err(internal)
     }
+
+    fn classify(&self, text: &Passage, weights: &Lease) -> Result<Vec<f32>, GenerateError> {
+        let rows = || -> Result<Vec<f32>, ModelError> {
+            let states = capture::read(&self.model, std::slice::from_ref(text))?;
+            let log_probs = target_log_probs(&self.model, &states, &**weights)?;
+            Ok(Tensor::cat(&log_probs, 0)?.flatten_all()?.to_vec1()?)
+        };
+        rows().map_err(internal)
+    }
 }
 
 fn of_model<'a>(feed: &'a mut Feed<'_, ModelDecoder>) -> model::Feed<'a> {
@@ -220,6 +242,9 @@ fn of_model<'a>(feed: &'a mut Feed<'_, ModelDecoder>) -> model::Feed<'a> {
 /// What the tokenizer or the template says about the request's text is about `field`; the rest is internal.
 fn refused(field: &'static str) -> impl Fn(ModelError) -> GenerateError {
     move |error| match error {
+        ModelError::UnknownLabel { label, labels } => {
+            GenerateError::UnknownLabel { field: field.to_owned(), label, labels }
+        }
         ModelError::Template(_) | ModelError::TooLong { .. } | ModelError::Empty { .. } => {
             GenerateError::invalid(field, error.to_string())
         }

@@ -5,11 +5,11 @@ use super::{
     config::GenerateConfig,
     decoder::Text,
     error::GenerateError,
-    request::{GenerateRequest, ScoreRequest},
+    request::{ClassifyRequest, GenerateRequest, ScoreRequest},
     sampler::SamplerSettings,
     stop::check_stops,
 };
-use crate::model::Passage;
+use crate::model::{Kind, Passage};
 
 /// The most alternatives reported per token.
 const MAX_LOGPROBS: usize = 20;
@@ -36,6 +36,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Checks a request and turns its text into tokens. Takes milliseconds on a long prompt.
     pub fn new(request: GenerateRequest, text: &dyn Text, config: &GenerateConfig) -> Result<Self, GenerateError> {
+        writes(text)?;
         let sampler = SamplerSettings::new(&request)?;
         check_stops(&request.stop)?;
         check_range("max_tokens", request.max_tokens, 1, config.max_tokens)?;
@@ -75,19 +76,49 @@ pub(super) fn passages(
         if continuation.is_empty() {
             return Err(GenerateError::invalid(&field, "must not be empty"));
         }
-        let passage = text.encode_passage(&request.prompt, continuation)?;
+        let passage = text.encode_passage(&request.prompt, continuation).map_err(|error| error.about(&field))?;
         if passage.target.is_empty() || passage.target.start == 0 {
             return Err(GenerateError::invalid(&field, "prompt and continuation must be at least one token each"));
         }
         fits(passage.target.start, passage.target.len(), text.context_length())?;
-        if passage.ids.len() > config.score_tokens {
-            let (given, limit) = (passage.ids.len(), config.score_tokens);
-            let message = format!("must be at most {limit} tokens together with the prompt. Given: {given}");
-            return Err(GenerateError::invalid(&field, message));
-        }
+        within(&field, " together with the prompt", passage.ids.len(), config.score_tokens)?;
         Ok(passage)
     };
     request.continuations.iter().enumerate().map(passage).collect()
+}
+
+/// Checks a text that is to be given a label.
+pub(super) fn text_of(
+    request: &ClassifyRequest,
+    text: &dyn Text,
+    config: &GenerateConfig,
+) -> Result<Passage, GenerateError> {
+    if text.kind() != Kind::Classifier {
+        return Err(GenerateError::WrongKind { kind: text.kind() });
+    }
+    if request.text.is_empty() {
+        return Err(GenerateError::invalid("text", "must not be empty"));
+    }
+    let passage = text.encode_text(&request.text)?;
+    fits(passage.ids.len(), passage.target.len(), text.context_length())?;
+    within("text", "", passage.ids.len(), config.score_tokens)?;
+    Ok(passage)
+}
+
+/// At most `limit` tokens; `with` says of what beside the field.
+fn within(field: &str, with: &str, given: usize, limit: usize) -> Result<(), GenerateError> {
+    match given > limit {
+        true => Err(GenerateError::invalid(field, format!("must be at most {limit} tokens{with}. Given: {given}"))),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a model that writes no text.
+fn writes(text: &dyn Text) -> Result<(), GenerateError> {
+    match text.kind() {
+        Kind::Classifier => Err(GenerateError::WrongKind { kind: Kind::Classifier }),
+        Kind::Causal | Kind::EncoderDecoder => Ok(()),
+    }
 }
 
 fn check_range(field: &str, value: Option<usize>, least: usize, most: usize) -> Result<(), GenerateError> {

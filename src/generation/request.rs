@@ -154,7 +154,8 @@ pub struct GenerateResponse {
 pub struct ScoreRequest {
     #[schema(example = "The mother tongue of Danielle Darrieux is")]
     pub prompt: String,
-    /// Joined to the prompt with one space unless they begin with white space.
+    /// Joined to the prompt with one space unless they begin with white space; where an encoder reads the prompt, answers of
+    /// their own; for a classifier, labels.
     #[schema(example = json!(["French", "English"]))]
     pub continuations: Vec<String>,
     /// Which version scores; default the newest, 0 the base model.
@@ -178,6 +179,37 @@ pub struct Score {
     pub tokens: usize,
     /// Whether each of its tokens is the most probable one.
     pub greedy: bool,
+}
+
+/// A text to give a label.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClassifyRequest {
+    #[schema(example = "Danielle Darrieux was born in Bordeaux.")]
+    pub text: String,
+    /// Which version answers; default the newest, 0 the base model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+}
+
+/// The labels of a text under one version.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ClassifyResponse {
+    /// The most probable one.
+    #[schema(example = "SUPPORTS")]
+    pub label: String,
+    pub version: u64,
+    /// All of them, the most probable first.
+    pub labels: Vec<LabelProbability>,
+}
+
+/// How probable a label is.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LabelProbability {
+    #[schema(example = "SUPPORTS")]
+    pub label: String,
+    /// 0 to 1; those of all labels add up to 1.
+    pub probability: f32,
 }
 
 /// What a stream of generation carries. `choice` counts from 0 and is below the request's `n`.

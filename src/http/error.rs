@@ -77,12 +77,20 @@ codes! {
         "expected version 6, but the newest is 7";
     EditNotActive "edit_not_active" CONFLICT "The edit is not active"
         "edit 01890a5d-ac96-774b-bcce-b302099a8057 is not active: it is taken_back";
+    ModelIsCausal "model_is_causal" CONFLICT "The model continues texts; it has no labels to give"
+        "the model is a causal model: it continues texts (POST /generate) and has no labels to give";
+    ModelIsEncoderDecoder "model_is_encoder_decoder" CONFLICT "The model answers texts; it has no labels to give"
+        "the model is an encoder-decoder: it answers texts (POST /generate) and has no labels to give";
+    ModelIsClassifier "model_is_classifier" CONFLICT "The model gives texts a label; it writes none"
+        "the model is a classifier: it gives texts a label (POST /classify) and writes none";
     PayloadTooLarge "payload_too_large" PAYLOAD_TOO_LARGE "The body is too large"
         "the body must be at most 2000000 bytes. Given: 2400000";
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body's media type is not supported"
         "content-type must be application/json. Given: text/plain";
     InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request can not be carried out as written"
         "prompt: must not be empty";
+    UnknownLabel "unknown_label" UNPROCESSABLE_ENTITY "The model has no such label"
+        "target: \"mauve\" is none of the labels red, green, blue";
     ContextExceeded "context_exceeded" UNPROCESSABLE_ENTITY "The request does not fit the model's context"
         "8000 prompt tokens and 500 new ones exceed the context of 8192 tokens";
     CacheExceeded "cache_exceeded" UNPROCESSABLE_ENTITY "The request does not fit into the engine's memory"

@@ -15,10 +15,12 @@ use super::{
 };
 use crate::generation::{GenerateRequest, GenerateResponse};
 
-problems!(GenerateProblems: MalformedJson, MalformedBody, UnknownVersion, RequestTimeout, PayloadTooLarge,
+problems!(GenerateProblems: MalformedJson, MalformedBody, UnknownVersion, RequestTimeout, ModelIsClassifier, PayloadTooLarge,
     UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, NotReady, Draining);
 
-/// Continue a text
+/// Continue a text, or answer one
+///
+/// Where an encoder reads the prompt, the text is the decoder's answer to it. A classifier answers 409.
 ///
 /// One version answers, from the first token to the last, and the answer says which. With `stream: true` the answer is
 /// server-sent events: `token` (see TokenEvent) for each piece of text, of several texts an `end` (see EndEvent) each,

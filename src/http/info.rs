@@ -28,15 +28,31 @@ pub struct ServiceInfo {
 pub struct ModelInfo {
     #[schema(example = "SmolLM2-135M-Instruct")]
     pub name: String,
+    /// As its files name it.
     #[schema(example = "llama")]
-    pub architecture: String,
+    pub family: String,
+    /// `causal` goes on with a text, `encoder_decoder` answers what its encoder reads, `classifier` gives a text a label.
+    #[schema(example = "causal")]
+    pub kind: &'static str,
+    /// What the service does with it.
+    #[schema(example = json!(["edits", "generate", "chat", "score"]))]
+    pub capabilities: Vec<&'static str>,
+    /// A classifier's labels by their numbers; any of them, by name or number, is what an edit of it can have as its target.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
     /// Digest of its files.
     #[schema(value_type = String)]
     pub digest: Digest,
     /// Tokens.
     #[schema(example = 8192)]
     pub context_length: usize,
-    /// The matrices that edits change.
+    /// Blocks below the frontier, which are the same for every version; of the encoder where there is one.
+    #[schema(example = 27)]
+    pub trunk_blocks: usize,
+    /// Blocks above it, whose matrices are edited; of an encoder and of its decoder as many each.
+    #[schema(example = 3)]
+    pub tail_blocks: usize,
+    /// The matrices that edits change, bottom up.
     pub editable: Vec<MatrixInfo>,
 }
 

@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `router` | the table of routes and the layers around it |
-//! | `edits/`, `versions`, `generate`, `score`, `health`, `info`, `docs` | the nouns |
+//! | `edits/`, `versions`, `generate`, `score`, `classify`, `health`, `info`, `docs` | the nouns |
 //! | `openai/` | the routes that OpenAI's clients know, with their errors |
 //! | [`error`] | the code table: stable code, status, title |
 //! | `refusal` | which code the errors of the other rooms become |
@@ -15,6 +15,7 @@
 //! This room asks the others only through the traits in [`state`], so its tests stand doubles in their place.
 
 mod auth;
+mod classify;
 mod docs;
 mod doors;
 mod edits;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::error::{Code, Problem};
-use crate::{edit_log::LogError, generation::GenerateError, writer::WriterError};
+use crate::{edit_log::LogError, generation::GenerateError, model::Kind, writer::WriterError};
 
 impl From<WriterError> for Problem {
     fn from(error: WriterError) -> Self {
@@ -11,6 +11,7 @@ impl From<WriterError> for Problem {
         match error {
             WriterError::QueueFull { capacity, retry_after } => queue_full(detail, capacity, retry_after),
             WriterError::Invalid { field, .. } => Self::new(Code::InvalidRequest, detail).with("field", field),
+            WriterError::UnknownLabel { field, label, labels } => unknown_label(detail, field, label, labels),
             WriterError::Rejected { report, batch, .. } => {
                 let problem = Self::new(Code::GuardRejected, detail);
                 match report.edits.first() {
@@ -48,6 +49,8 @@ impl From<GenerateError> for Problem {
         match error {
             GenerateError::QueueFull { capacity, retry_after } => queue_full(detail, capacity, retry_after),
             GenerateError::Invalid { field, .. } => Self::new(Code::InvalidRequest, detail).with("field", field),
+            GenerateError::UnknownLabel { field, label, labels } => unknown_label(detail, field, label, labels),
+            GenerateError::WrongKind { kind } => Self::new(wrong_kind(kind), detail).with("kind", kind.name()),
             GenerateError::UnknownVersion { number, newest } => unknown_version(number, newest),
             GenerateError::ContextExceeded { prompt_tokens, max_tokens, limit } => {
                 Self::new(Code::ContextExceeded, detail)
@@ -102,6 +105,19 @@ fn queue_full(detail: String, capacity: usize, retry_after: Duration) -> Problem
         .with("capacity", capacity)
         .with("retry_after_seconds", retry_after.as_secs().max(1))
         .retry_after(retry_after)
+}
+
+fn unknown_label(detail: String, field: String, label: String, labels: Vec<String>) -> Problem {
+    Problem::new(Code::UnknownLabel, detail).with("field", field).with("label", label).with("labels", labels)
+}
+
+/// What the model is, where that is why it can not do what it was asked.
+fn wrong_kind(kind: Kind) -> Code {
+    match kind {
+        Kind::Causal => Code::ModelIsCausal,
+        Kind::EncoderDecoder => Code::ModelIsEncoderDecoder,
+        Kind::Classifier => Code::ModelIsClassifier,
+    }
 }
 
 /// No such version.

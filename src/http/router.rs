@@ -10,7 +10,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    docs, edits,
+    classify, docs, edits,
     error::{Code, Problem},
     generate, health, info, measure, middleware, openai, openapi, score,
     state::AppState,
@@ -28,6 +28,7 @@ pub(super) fn table() -> OpenApiRouter<AppState> {
         .routes(routes!(versions::diff))
         .routes(routes!(generate::generate))
         .routes(routes!(score::score))
+        .routes(routes!(classify::classify))
         .routes(routes!(openai::completions::complete))
         .routes(routes!(openai::chat::chat))
         .routes(routes!(openai::models::list))

@@ -11,7 +11,7 @@ use super::{
 use crate::generation::{ScoreRequest, ScoreResponse};
 
 problems!(ScoreProblems: MalformedJson, MalformedBody, UnknownVersion, RequestTimeout, PayloadTooLarge,
-    UnsupportedMediaType, InvalidRequest, ContextExceeded, QueueFull, NotReady, Draining);
+    UnsupportedMediaType, InvalidRequest, UnknownLabel, ContextExceeded, QueueFull, NotReady, Draining);
 
 /// Log-probabilities of given continuations
 #[utoipa::path(

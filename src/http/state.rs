@@ -9,7 +9,10 @@ use uuid::Uuid;
 use super::{info::ServiceInfo, readiness::Readiness};
 use crate::{
     edit_log::EditLog,
-    generation::{GenerateError, GenerateEvent, GenerateRequest, GenerateResponse, ScoreRequest, ScoreResponse},
+    generation::{
+        ClassifyRequest, ClassifyResponse, GenerateError, GenerateEvent, GenerateRequest, GenerateResponse,
+        ScoreRequest, ScoreResponse,
+    },
     telemetry::Metrics,
     writer::{Answer, BatchReport, Idempotency, PendingEdit, SetChange, Submission, VersionReport, WriterError},
 };
@@ -59,6 +62,9 @@ pub trait Generates: Send + Sync {
 
     /// Log-probabilities of given continuations.
     async fn score(&self, request: ScoreRequest) -> Result<ScoreResponse, GenerateError>;
+
+    /// How probable each label of a text is.
+    async fn classify(&self, request: ClassifyRequest) -> Result<ClassifyResponse, GenerateError>;
 }
 
 /// Limits that http itself keeps; the writer and the engine keep their own.

@@ -24,7 +24,7 @@ mod passage;
 pub mod testing;
 pub mod tokenizer;
 
-use std::{path::Path, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
@@ -93,14 +93,36 @@ pub trait Network: Send + Sync {
 }
 
 /// What a network makes of a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
     /// It goes on with it.
+    #[default]
     Causal,
     /// Its decoder answers what its encoder read.
     EncoderDecoder,
     /// It gives it a label.
     Classifier,
+}
+
+impl Kind {
+    /// What it is called on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Causal => "causal",
+            Self::EncoderDecoder => "encoder_decoder",
+            Self::Classifier => "classifier",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Causal => "a causal model",
+            Self::EncoderDecoder => "an encoder-decoder",
+            Self::Classifier => "a classifier",
+        })
+    }
 }
 
 /// Sizes of a network.
@@ -197,6 +219,11 @@ impl Model {
         self.network.shape().kind
     }
 
+    /// A classifier's labels, in the order of its output; none of any other model.
+    pub fn labels(&self) -> &[String] {
+        self.tokenizer.framing().labels()
+    }
+
     /// An empty sequence.
     pub fn start(&self) -> Sequence {
         self.network.start()
@@ -211,7 +238,7 @@ impl Model {
     }
 
     /// Feeds `ids` after what `sequence` already holds; the logits (`vocab_size` of them) after the last one. Where there
-    /// is an encoder, the first call gives what it reads as a whole, and one id after it for its decoder to begin with.
+    /// is an encoder, the first call gives a whole prompt, as the tokenizer frames it.
     pub fn forward(
         &self,
         sequence: &mut Sequence,
@@ -224,7 +251,10 @@ impl Model {
             return logits.flatten().ok_or(ModelError::Empty { what: "answer of the network" });
         };
         let last = ids.len() - 1;
-        let source = if self.kind() != Kind::Causal && stored.fed == 0 { last } else { 0 };
+        let source = match (self.kind(), stored.fed) {
+            (Kind::Causal, _) | (_, 1..) => 0,
+            (_, 0) => ids.len().saturating_sub(self.tokenizer.framing().opening()),
+        };
         let extents = [Extent { source, target: ids.len() - source }];
         let wanted = [vec![(stored.fed + last) as u32]];
         let hidden = self.network.trunk(ids, &extents, Some(&mut stored.trunk))?;

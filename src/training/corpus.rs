@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng, seq::index::sample};
 use rand_chacha::ChaCha8Rng;
 
 use super::{TrainingError, cache::Text, dataset::Record};
-use crate::model::{Passage, tokenizer::Tokenizer};
+use crate::model::{Kind, ModelError, Passage, tokenizer::Tokenizer};
 
 /// Tokens of a window of running text.
 const WINDOW: usize = 48;
@@ -15,6 +15,17 @@ const WATCHED_IN_WINDOW: usize = 2;
 const WATCHED_BESIDE_ANSWER: usize = 1;
 /// Texts of a record.
 const PER_RECORD: usize = 3;
+
+/// Refuses running text for a model that does not go on with texts.
+pub fn check_running_text(kind: Kind, running_text: Option<&str>) -> Result<(), TrainingError> {
+    match running_text {
+        Some(_) if kind != Kind::Causal => {
+            let why = format!("running text is for models that continue texts, and this is {kind}");
+            Err(TrainingError::Refused(why))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Texts in order: three per record, then the windows.
 #[derive(Debug, Clone, Default)]
@@ -35,10 +46,15 @@ impl Corpus {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut texts = Vec::with_capacity(records.len() * PER_RECORD + windows);
         for record in records {
+            let passage = |prompt: &str, answer: &str| {
+                let refused =
+                    |error: ModelError| TrainingError::Refused(format!("the record of {:?}: {error}", record.prompt));
+                tokenizer.encode_passage(prompt, answer).map_err(refused)
+            };
             let unwatched = |passage| Text { passage, watched: Vec::new() };
-            texts.push(unwatched(tokenizer.encode_passage(&record.prompt, &record.target)?));
-            texts.push(unwatched(tokenizer.encode_passage(&record.paraphrase, &record.target)?));
-            let locality = tokenizer.encode_passage(&record.locality_prompt, &record.locality_target)?;
+            texts.push(unwatched(passage(&record.prompt, &record.target)?));
+            texts.push(unwatched(passage(&record.paraphrase, &record.target)?));
+            let locality = passage(&record.locality_prompt, &record.locality_target)?;
             texts.push(watch_locality(locality, &mut rng));
         }
         if let Some(text) = running_text {
@@ -73,11 +89,12 @@ impl Corpus {
     }
 }
 
+/// What an encoder reads has no prediction to watch.
 fn watch_locality(passage: Passage, rng: &mut ChaCha8Rng) -> Text {
     let answer = passage.predicting();
-    let before = answer[0] as usize;
-    let mut watched: Vec<u32> =
-        sample(rng, before, WATCHED_BESIDE_ANSWER.min(before)).into_iter().map(|position| position as u32).collect();
+    let before = answer[0] as usize - passage.source;
+    let beside = sample(rng, before, WATCHED_BESIDE_ANSWER.min(before)).into_iter();
+    let mut watched: Vec<u32> = beside.map(|position| (passage.source + position) as u32).collect();
     watched.sort_unstable();
     watched.extend(answer);
     Text { passage, watched }

@@ -1,11 +1,12 @@
-//! Records to edit, in the schemas of CounterFact (as EasyEdit has it) and of zsRE (as MEND published it).
+//! Records to edit, in the schemas of CounterFact (as EasyEdit has it) and of zsRE (as MEND published it), and in two of our
+//! own: label flips for classifiers, and continuations of running text. `docs/data.md` describes them.
 
 use std::{fs, path::Path};
 
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::digest::Digest;
+use crate::{digest::Digest, model::Kind};
 
 /// One edit with what is known about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +18,8 @@ pub struct Record {
     pub old_target: Option<String>,
     /// The same question in other words.
     pub paraphrase: String,
-    /// A question whose answer must stay: a neighbour of the fact (CounterFact), or an unrelated one (zsRE).
+    /// A question whose answer must stay: a neighbour of the fact (CounterFact), or an unrelated one (zsRE); of running text,
+    /// another passage and the words that it ends with.
     pub locality_prompt: String,
     pub locality_target: String,
 }
@@ -40,7 +42,7 @@ pub enum DataError {
     NotRecords { file: String, why: String },
 }
 
-/// Either schema; zsRE's answer is its `alt`.
+/// The schemas; zsRE's answer is its `alt`.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Raw {
@@ -60,10 +62,36 @@ enum Raw {
         loc: String,
         loc_ans: String,
     },
+    LabelFlip {
+        text: String,
+        new_label: String,
+        label: Option<String>,
+        paraphrase: String,
+        locality_text: String,
+        locality_label: String,
+    },
+    RunningText {
+        passage: String,
+        continuation: String,
+        locality: String,
+    },
 }
 
 /// zsRE's locality questions carry this before the question itself.
 const NATURAL_QUESTIONS_PREFIX: &str = "nq question: ";
+/// Words at the end of a text that are held to what the model made of them, where no answer is given.
+const WATCHED_WORDS: usize = 10;
+
+impl Raw {
+    /// What its edits are about, and whether models of this kind have edits like it.
+    fn fits(&self, kind: Kind) -> (&'static str, bool) {
+        match self {
+            Self::CounterFact { .. } | Self::Zsre { .. } => ("answers", kind != Kind::Classifier),
+            Self::LabelFlip { .. } => ("labels", kind == Kind::Classifier),
+            Self::RunningText { .. } => ("running text", kind == Kind::Causal),
+        }
+    }
+}
 
 impl From<Raw> for Record {
     fn from(raw: Raw) -> Self {
@@ -91,8 +119,44 @@ impl From<Raw> for Record {
                 locality_prompt: loc.strip_prefix(NATURAL_QUESTIONS_PREFIX).unwrap_or(&loc).to_owned(),
                 locality_target: loc_ans,
             },
+            Raw::LabelFlip { text, new_label, label, paraphrase, locality_text, locality_label } => Self {
+                prompt: text,
+                target: new_label,
+                old_target: label,
+                paraphrase,
+                locality_prompt: locality_text,
+                locality_target: locality_label,
+            },
+            Raw::RunningText { passage, continuation, locality } => {
+                let (locality_prompt, locality_target) = split_words(&locality, -(WATCHED_WORDS as isize));
+                Self {
+                    target: continuation,
+                    old_target: None,
+                    paraphrase: beheaded(&passage),
+                    prompt: passage,
+                    locality_prompt,
+                    locality_target,
+                }
+            }
         }
     }
+}
+
+/// A passage without its beginning, up to half of its words: what MEND takes for running text's equivalence neighbourhood.
+/// How many follows from the passage.
+fn beheaded(passage: &str) -> String {
+    let half = passage.split_whitespace().count() / 2;
+    let drawn = Digest::of(passage.as_bytes()).as_bytes()[0];
+    split_words(passage, 1 + (usize::from(drawn) % half.max(1)) as isize).1
+}
+
+/// A text before and after its first `words` words, or before and after its last so many where that is below zero.
+fn split_words(text: &str, words: isize) -> (String, String) {
+    let starts: Vec<usize> =
+        text.split_whitespace().map(|word| word.as_ptr() as usize - text.as_ptr() as usize).collect();
+    let place = if words < 0 { starts.len().saturating_sub(words.unsigned_abs()) } else { words.unsigned_abs() };
+    let (before, after) = text.split_at(starts.get(place).copied().unwrap_or(text.len()));
+    (before.trim().to_owned(), after.trim().to_owned())
 }
 
 impl Record {
@@ -108,8 +172,8 @@ impl Record {
     }
 }
 
-/// Reads files of records, one after another.
-pub fn load(paths: &[impl AsRef<Path>]) -> Result<Dataset, DataError> {
+/// Reads files of records, one after another, for a model of this kind.
+pub fn load(paths: &[impl AsRef<Path>], kind: Kind) -> Result<Dataset, DataError> {
     let mut records = Vec::new();
     let mut digests = Vec::new();
     for path in paths {
@@ -121,7 +185,10 @@ pub fn load(paths: &[impl AsRef<Path>]) -> Result<Dataset, DataError> {
         for (index, value) in values.into_iter().enumerate() {
             let malformed = |why: String| DataError::Malformed { file: file.clone(), index, why };
             let raw: Raw = serde_json::from_value(value)
-                .map_err(|_| malformed("it is neither in the CounterFact nor in the zsRE schema".to_owned()))?;
+                .map_err(|_| malformed("it is in none of the schemas that docs/data.md describes".to_owned()))?;
+            if let (edits, false) = raw.fits(kind) {
+                return Err(malformed(format!("it is an edit of {edits}, and the model is {kind}")));
+            }
             let record = Record::from(raw);
             record.check().map_err(|why| malformed(why.to_owned()))?;
             records.push(record);
@@ -134,29 +201,67 @@ pub fn load(paths: &[impl AsRef<Path>]) -> Result<Dataset, DataError> {
 mod tests {
     use super::*;
 
-    fn load_text(text: &str) -> Result<Dataset, DataError> {
+    fn load_text(text: &str, kind: Kind) -> Result<Dataset, DataError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), text).unwrap();
-        load(&[file.path()])
+        load(&[file.path()], kind)
+    }
+
+    const FACTS: &str = r#"[{"prompt":"A is","target_new":"b","ground_truth":"c","rephrase_prompt":"Is A","locality_prompt":"D is",
+        "locality_ground_truth":"e","subject":"A","case_id":1},
+        {"src":"Who?","rephrase":"Which one?","alt":"x","answers":["y"],"loc":"nq question: where","loc_ans":"z"}]"#;
+    const FLIPS: &str = r#"[{"text":"It is so.","new_label":"REFUTES","label":"SUPPORTS","paraphrase":"So it is.",
+        "locality_text":"It is not.","locality_label":"1"}]"#;
+    const TEXTS: &str = r#"[{"passage":"One two three  four","continuation":" five six",
+        "locality":"a b c d e f g h i j k l"}]"#;
+
+    #[test]
+    fn every_schema_loads() {
+        let facts = load_text(FACTS, Kind::EncoderDecoder).unwrap();
+        assert_eq!(facts.records[0].old_target.as_deref(), Some("c"));
+        assert_eq!(facts.records[1].target, "x");
+        assert_eq!(facts.records[1].locality_prompt, "where");
+        let flip = &load_text(FLIPS, Kind::Classifier).unwrap().records[0];
+        assert_eq!((flip.prompt.as_str(), flip.target.as_str()), ("It is so.", "REFUTES"));
+        assert_eq!((flip.old_target.as_deref(), flip.paraphrase.as_str()), (Some("SUPPORTS"), "So it is."));
+        let text = &load_text(TEXTS, Kind::Causal).unwrap().records[0];
+        assert_eq!((text.prompt.as_str(), text.target.as_str()), ("One two three  four", " five six"));
+        assert!(["two three  four", "three  four"].contains(&text.paraphrase.as_str()), "{text:?}");
+        assert_eq!((text.locality_prompt.as_str(), text.locality_target.as_str()), ("a b", "c d e f g h i j k l"));
     }
 
     #[test]
-    fn both_schemas_load() {
-        let data = load_text(
-            r#"[{"prompt":"A is","target_new":"b","ground_truth":"c","rephrase_prompt":"Is A","locality_prompt":"D is",
-                 "locality_ground_truth":"e","subject":"A","case_id":1},
-                {"src":"Who?","rephrase":"Which one?","alt":"x","answers":["y"],"loc":"nq question: where","loc_ans":"z"}]"#,
-        )
-        .unwrap();
-        assert_eq!(data.records[0].old_target.as_deref(), Some("c"));
-        assert_eq!(data.records[1].target, "x");
-        assert_eq!(data.records[1].locality_prompt, "where");
+    fn records_are_for_models_of_their_kind() {
+        for (text, kind, why) in [
+            (FACTS, Kind::Classifier, "record 0: it is an edit of answers, and the model is a classifier"),
+            (FLIPS, Kind::Causal, "record 0: it is an edit of labels, and the model is a causal model"),
+            (
+                TEXTS,
+                Kind::EncoderDecoder,
+                "record 0: it is an edit of running text, and the model is an encoder-decoder",
+            ),
+        ] {
+            let error = load_text(text, kind).unwrap_err().to_string();
+            assert!(error.ends_with(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn words_are_cut_where_they_begin() {
+        for (words, before, after) in
+            [(0, "", "a  é c"), (2, "a  é", "c"), (-1, "a  é", "c"), (9, "a  é c", ""), (-9, "", "a  é c")]
+        {
+            assert_eq!(split_words(" a  é c ", words), (before.to_owned(), after.to_owned()), "{words}");
+        }
     }
 
     #[test]
     fn a_bad_record_is_named() {
-        let error = load_text(r#"[{"prompt":"A is"}]"#).unwrap_err();
+        let error = load_text(r#"[{"prompt":"A is"}]"#, Kind::Causal).unwrap_err();
         assert!(error.to_string().contains("record 0"), "{error}");
-        assert!(load_text("{}").is_err());
+        assert!(load_text("{}", Kind::Causal).is_err());
+        let short = r#"[{"passage":"One","continuation":"two","locality":"a b"}]"#;
+        let error = load_text(short, Kind::Causal).unwrap_err().to_string();
+        assert!(error.ends_with("record 0: the paraphrase is empty"), "{error}");
     }
 }

@@ -15,7 +15,7 @@ use super::{
     TrainingError, batch,
     cache::HiddenStates,
     compose,
-    corpus::Corpus,
+    corpus::{Corpus, check_running_text},
     dataset::Dataset,
     draw::Draw,
     factored::CutSides,
@@ -103,6 +103,7 @@ impl<'a> Trainer<'a> {
         if train.is_empty() || validation.is_empty() {
             return Err(TrainingError::Refused("training needs records, and others to validate on".to_owned()));
         }
+        check_running_text(inputs.model.kind(), inputs.running_text)?;
         if !options.resume {
             refuse_to_overwrite(&options.out)?;
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::{EditRequest, Submission, WriterConfig, WriterError, bench::Texts};
-use crate::model::Passage;
+use crate::model::{ModelError, Passage};
 
 /// An edit that passed admission, as token ids.
 pub struct AdmittedEdit {
@@ -91,7 +91,7 @@ impl Admission<'_> {
         let passage = self
             .texts
             .passage(prompt, target.as_ref().map(|(_, text)| *text))
-            .or_else(|message| invalid(self.field(field), message))?;
+            .map_err(|error| self.refused(field, target.as_ref().map(|(field, _)| field), error))?;
         let prompt_tokens = passage.target.start;
         if prompt_tokens == 0 {
             return invalid(self.field(field), "has no tokens");
@@ -105,6 +105,16 @@ impl Admission<'_> {
         }
         tokens_at_most(self.field(field), passage.ids.len(), self.texts.context_length())?;
         Ok(passage)
+    }
+
+    /// What the tokenizer says is about the prompt, save where it is the target that is no answer of this model's.
+    fn refused(&self, prompt: &str, target: Option<&String>, error: ModelError) -> WriterError {
+        match (error, target) {
+            (ModelError::UnknownLabel { label, labels }, Some(target)) => {
+                WriterError::UnknownLabel { field: self.field(target), label, labels }
+            }
+            (error, _) => WriterError::Invalid { field: self.field(prompt), message: error.to_string() },
+        }
     }
 
     fn text(&self, field: &str, text: &str) -> Result<(), WriterError> {

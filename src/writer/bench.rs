@@ -9,7 +9,7 @@ use super::TargetFigures;
 use crate::{
     digest::Digest,
     editor::{Composition, Delta},
-    model::{DenseMatrices, EditableMatrix, Passage, Projection},
+    model::{DenseMatrices, EditableMatrix, ModelError, Passage, Projection},
 };
 
 /// What admission needs: token counts. Used from many threads at once.
@@ -21,7 +21,7 @@ pub trait Texts: Send + Sync {
     fn context_length(&self) -> usize;
 
     /// A prompt and its target as token ids; without a target, the passage is open: its target is whatever comes next.
-    fn passage(&self, prompt: &str, target: Option<&str>) -> Result<Passage, String>;
+    fn passage(&self, prompt: &str, target: Option<&str>) -> Result<Passage, ModelError>;
 }
 
 /// What sets of edits are built on: the base weights, and the digests that a log is pinned to.

@@ -17,6 +17,9 @@ pub enum WriterError {
     /// The request can not be carried out as written.
     #[error("{field}: {message}")]
     Invalid { field: String, message: String },
+    /// The model is a classifier, and this is none of its labels.
+    #[error("{field}: {label:?} is none of the labels {}", labels.join(", "))]
+    UnknownLabel { field: String, label: String, labels: Vec<String> },
     /// The guard refused at least one edit; the report has the figures and reasons.
     #[error("the guard rejected the edit: {reason}")]
     Rejected { reason: String, report: Box<BatchReport>, batch: bool },

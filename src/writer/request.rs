@@ -10,10 +10,10 @@ use crate::{digest::Digest, edit_log::VersionKind};
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EditRequest {
-    /// What the model is asked. An active edit with the same prompt, after trimming, is superseded.
+    /// What the model is asked: the text that it is to continue, that its encoder reads, or that it gives a label. An active edit with the same prompt, after trimming, is superseded.
     #[schema(example = "The mother tongue of Danielle Darrieux is")]
     pub prompt: String,
-    /// What it should answer.
+    /// What it should answer; for a classifier the label that the prompt should get, by its name or its number.
     #[schema(example = "English")]
     pub target: String,
     /// Other ways to ask, measured before and after; they do not enter the edit.

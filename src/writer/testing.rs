@@ -24,7 +24,7 @@ use crate::{
         sqlite::SqliteLog,
     },
     editor::{Composition, Delta, MatrixDelta},
-    model::{DenseMatrices, EditableMatrix, Passage, Projection},
+    model::{DenseMatrices, EditableMatrix, ModelError, Passage, Projection},
 };
 
 const VOCABULARY: usize = 16;
@@ -132,7 +132,7 @@ impl Texts for SmallBench {
         40
     }
 
-    fn passage(&self, prompt: &str, target: Option<&str>) -> Result<Passage, String> {
+    fn passage(&self, prompt: &str, target: Option<&str>) -> Result<Passage, ModelError> {
         let mut ids: Vec<u32> = prompt.split_whitespace().map(word_id).collect();
         let start = ids.len();
         match target {

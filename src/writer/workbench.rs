@@ -13,7 +13,7 @@ use crate::{
     edit_log::EditLog,
     editor::{Delta, Editor},
     model::{
-        Model, Passage, Projection, TrunkState,
+        Model, ModelError, Passage, Projection, TrunkState,
         capture::{self, Captured},
         measure,
     },
@@ -64,11 +64,11 @@ impl Texts for Workbench {
         self.model.context_length()
     }
 
-    fn passage(&self, prompt: &str, target: Option<&str>) -> Result<Passage, String> {
+    fn passage(&self, prompt: &str, target: Option<&str>) -> Result<Passage, ModelError> {
         let tokenizer = self.model.tokenizer();
         match target {
-            Some(target) => tokenizer.encode_passage(prompt, target).map_err(text),
-            None => tokenizer.encode_open(prompt).map_err(text),
+            Some(target) => tokenizer.encode_passage(prompt, target),
+            None => tokenizer.encode_open(prompt),
         }
     }
 }

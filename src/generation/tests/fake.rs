@@ -42,6 +42,8 @@ pub struct Fake {
     pub rebuild: tokio::sync::Notify,
     pub gate: Gate,
     without_chat: bool,
+    kind: Kind,
+    labels: Vec<String>,
     sequences: AtomicUsize,
     passes: Mutex<Vec<Vec<Call>>>,
 }
@@ -49,6 +51,10 @@ pub struct Fake {
 impl Fake {
     pub fn without_chat() -> Self {
         Self { without_chat: true, ..Self::default() }
+    }
+
+    pub fn classifier() -> Self {
+        Self { kind: Kind::Classifier, labels: ["red", "green", "blue"].map(str::to_owned).to_vec(), ..Self::default() }
     }
 
     pub fn calls(&self) -> Vec<Call> {
@@ -183,6 +189,13 @@ impl Decoder for Fake {
         Ok(feeds.iter_mut().map(|feed| self.feed(feed)).collect())
     }
 
+    fn classify(&self, text: &Passage, weights: &FakeLease) -> Result<Vec<f32>, GenerateError> {
+        self.new_pass();
+        self.called(Call { sequence: None, version: weights.version, tokens: text.ids.len(), decoding: false });
+        assert!(!contains(&text.ids, "PANIC"), "told to panic");
+        Ok(vec![0.2f32.ln(), 0.5f32.ln(), 0.3f32.ln()])
+    }
+
     fn score(&self, passages: &[Passage], weights: &FakeLease) -> Result<Vec<TargetScore>, GenerateError> {
         let tokens = passages.iter().map(|passage| passage.ids.len()).sum();
         self.new_pass();
@@ -199,7 +212,11 @@ impl Decoder for Fake {
 
 impl Text for Fake {
     fn kind(&self) -> Kind {
-        Kind::Causal
+        self.kind
+    }
+
+    fn labels(&self) -> &[String] {
+        &self.labels
     }
 
     fn context_length(&self) -> usize {
@@ -225,6 +242,10 @@ impl Text for Fake {
         let (prompt, continuation) = (bytes(prompt), bytes(continuation));
         let target = prompt.len()..prompt.len() + continuation.len();
         Ok(Passage::text([prompt, continuation].concat(), target))
+    }
+
+    fn encode_text(&self, text: &str) -> Result<Passage, GenerateError> {
+        Ok(Passage::open(bytes(text)))
     }
 
     fn is_end(&self, id: u32) -> bool {

@@ -1,5 +1,6 @@
 //! The room as a whole, over a network of a few lines: what each request gets, whatever else runs.
 
+mod classifying;
 mod fake;
 mod life;
 mod requests;

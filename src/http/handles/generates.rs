@@ -4,7 +4,10 @@ use async_trait::async_trait;
 use futures::StreamExt;
 
 use crate::{
-    generation::{GenerateError, GenerateHandle, GenerateRequest, GenerateResponse, ScoreRequest, ScoreResponse},
+    generation::{
+        ClassifyRequest, ClassifyResponse, GenerateError, GenerateHandle, GenerateRequest, GenerateResponse,
+        ScoreRequest, ScoreResponse,
+    },
     http::state::{Generates, Streaming},
 };
 
@@ -21,5 +24,9 @@ impl Generates for GenerateHandle {
 
     async fn score(&self, request: ScoreRequest) -> Result<ScoreResponse, GenerateError> {
         Self::score(self, request).await
+    }
+
+    async fn classify(&self, request: ClassifyRequest) -> Result<ClassifyResponse, GenerateError> {
+        Self::classify(self, request).await
     }
 }

@@ -154,7 +154,7 @@ pub(in crate::http) struct Delta {
     content: Option<String>,
 }
 
-refusals!(ChatRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, RequestTimeout, PayloadTooLarge,
+refusals!(ChatRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, RequestTimeout, ModelIsClassifier, PayloadTooLarge,
     UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, NotReady, Draining);
 
 /// Answer a conversation, as OpenAI's clients ask for it

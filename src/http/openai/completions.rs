@@ -87,7 +87,7 @@ pub(in crate::http) struct CompletionChoice {
     finish_reason: Option<FinishReason>,
 }
 
-refusals!(CompletionRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, RequestTimeout,
+refusals!(CompletionRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, RequestTimeout, ModelIsClassifier,
     PayloadTooLarge, UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, NotReady, Draining);
 
 /// Continue texts, as OpenAI's clients ask for it

@@ -22,8 +22,8 @@ use crate::{
         VersionKind, VersionRow,
     },
     generation::{
-        Alternative, FinishReason, GenerateError, GenerateEvent, GenerateRequest, GenerateResponse, Score,
-        ScoreRequest, ScoreResponse, TokenLogprob, Usage,
+        Alternative, ClassifyRequest, ClassifyResponse, FinishReason, GenerateError, GenerateEvent, GenerateRequest,
+        GenerateResponse, LabelProbability, Score, ScoreRequest, ScoreResponse, TokenLogprob, Usage,
     },
     http::state::{Edits, Generates, Streaming, Submitted},
     writer::{
@@ -194,6 +194,16 @@ impl Generates for FakeGenerates {
         let events = stream::iter(events);
         let events = if stalled { events.chain(stream::pending()).boxed() } else { events.boxed() };
         Ok(Streaming { version: 1, events })
+    }
+
+    async fn classify(&self, request: ClassifyRequest) -> Result<ClassifyResponse, GenerateError> {
+        check(&self.refuses)?;
+        let label = |label: &str, probability| LabelProbability { label: label.into(), probability };
+        Ok(ClassifyResponse {
+            label: "red".into(),
+            version: request.version.unwrap_or(1),
+            labels: vec![label("red", 0.75), label("blue", 0.25)],
+        })
     }
 
     async fn score(&self, request: ScoreRequest) -> Result<ScoreResponse, GenerateError> {

@@ -1,4 +1,4 @@
-//! `/generate` and `/score`.
+//! `/generate`, `/score` and `/classify`.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -6,7 +6,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::{World, doubles::fail, post_request};
-use crate::{generation::GenerateError, http::error::Code};
+use crate::{generation::GenerateError, http::error::Code, model::Kind};
 
 /// The events of a stream: name and data.
 fn events(text: &str) -> Vec<(String, Value)> {
@@ -103,4 +103,56 @@ async fn scores_come_in_order() {
     let reply = world.post("/score", &json!({"prompt": "a", "continuations": ["b", "c"], "version": 0})).await.ok(200);
     let score = |text: &str| json!({"continuation": text, "logprob": -0.5, "tokens": 1, "greedy": true});
     assert_eq!(reply, json!({"version": 0, "scores": [score("b"), score("c")]}));
+}
+
+#[tokio::test]
+async fn labels_of_a_text() {
+    let world = World::new();
+    let reply = world.post("/classify", &json!({"text": "a b", "version": 0})).await.ok(200);
+    let labels = json!([{"label": "red", "probability": 0.75}, {"label": "blue", "probability": 0.25}]);
+    assert_eq!(reply, json!({"label": "red", "version": 0, "labels": labels}));
+    for body in [json!({}), json!({"text": 1}), json!({"text": "a", "prompt": "b"})] {
+        world.post("/classify", &body).await.problem(Code::InvalidRequest);
+    }
+}
+
+#[tokio::test]
+async fn a_model_of_another_kind_says_what_it_is() {
+    for (kind, code) in [
+        (Kind::Causal, Code::ModelIsCausal),
+        (Kind::EncoderDecoder, Code::ModelIsEncoderDecoder),
+        (Kind::Classifier, Code::ModelIsClassifier),
+    ] {
+        let world = World::new();
+        fail(&world.generates.refuses, move || GenerateError::WrongKind { kind });
+        for (path, body) in [
+            ("/classify", json!({"text": "a"})),
+            ("/generate", json!({"prompt": "a"})),
+            ("/generate", json!({"prompt": "a", "stream": true})),
+        ] {
+            let problem = world.post(path, &body).await.problem(code);
+            assert_eq!((problem["status"].as_u64(), &problem["kind"]), (Some(409), &json!(kind.name())));
+            assert!(problem["detail"].as_str().unwrap().contains(&kind.to_string()), "{problem}");
+        }
+        let openai = world.post("/v1/completions", &json!({"model": "tiny", "prompt": "a"})).await;
+        assert_eq!(openai.status, 409);
+        assert_eq!(openai.json()["error"]["code"], code.as_str());
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_label_is_answered_with_the_labels() {
+    let world = World::new();
+    let labels = || vec!["red".to_owned(), "blue".to_owned()];
+    let (field, label) = ("continuations[1]".to_owned(), "mauve".to_owned());
+    fail(&world.generates.refuses, move || GenerateError::UnknownLabel {
+        field: field.clone(),
+        label: label.clone(),
+        labels: labels(),
+    });
+    let problem = world.post("/score", &json!({"prompt": "a", "continuations": ["red", "mauve"]})).await;
+    let problem = problem.problem(Code::UnknownLabel);
+    assert_eq!((&problem["field"], &problem["label"]), (&json!("continuations[1]"), &json!("mauve")));
+    assert_eq!(problem["labels"], json!(["red", "blue"]));
+    assert_eq!(problem["detail"], "continuations[1]: \"mauve\" is none of the labels red, blue");
 }

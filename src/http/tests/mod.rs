@@ -156,7 +156,12 @@ fn service_info() -> ServiceInfo {
         service_version: "0.1.0".into(),
         model: ModelInfo {
             name: "tiny".into(),
-            architecture: "llama".into(),
+            family: "llama".into(),
+            kind: "causal",
+            capabilities: vec!["edits", "generate", "score"],
+            labels: Vec::new(),
+            trunk_blocks: 2,
+            tail_blocks: 1,
             digest: Digest::of(b"model"),
             context_length: 64,
             editable: vec![MatrixInfo { name: "down".into(), d_out: 4, d_in: 8 }],

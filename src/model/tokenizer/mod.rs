@@ -185,11 +185,7 @@ impl Tokenizer {
                 ids.extend(end);
                 Ok(ids)
             }
-            Framing::Label(labels) => {
-                let known = labels.iter().position(|label| label == target.trim());
-                let unknown = || ModelError::UnknownLabel { label: target.to_owned(), labels: labels.clone() };
-                Ok(vec![known.ok_or_else(unknown)? as u32])
-            }
+            Framing::Label(labels) => Ok(vec![framing::label(labels, target)?]),
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     editor::{Delta, Editor, EditorError},
     model::{
-        Model, ModelError, Passage, Projection, TrunkState,
+        Kind, Model, ModelError, Passage, Projection, TrunkState,
         capture::{self, Captured},
         measure::{Divergence, TargetScore, divergence, score_target, target_log_probs},
     },
@@ -99,8 +99,12 @@ impl<'a> Subject<'a> {
         let score = |role: Role| scores.iter().find(|(other, _)| *other == role).map(|(_, score)| *score);
         outcome.forced = [Role::Prompt, Role::Paraphrase].map(|role| score(role).is_some_and(|score| score.greedy));
         outcome.comparisons = compare(&score);
-        for (free, prompt) in outcome.free.iter_mut().zip(&self.texts.open) {
-            *free = begins_with(self.model, prompt, &self.texts.target, self.max_new_tokens, weights)?;
+        // A classifier's answer is its label, whoever asks.
+        outcome.free = outcome.forced;
+        if self.model.kind() != Kind::Classifier {
+            for (free, prompt) in outcome.free.iter_mut().zip(&self.texts.open) {
+                *free = begins_with(self.model, prompt, &self.texts.target, self.max_new_tokens, weights)?;
+            }
         }
         outcome.running = self.running_text(weights)?;
         Ok(outcome)

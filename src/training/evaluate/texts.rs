@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{EvaluateOptions, Inputs};
 use crate::{
     model::{ModelError, Passage, tokenizer::Tokenizer},
-    training::{TrainingError, dataset::Record},
+    training::{TrainingError, corpus::check_running_text, dataset::Record},
 };
 
 /// Tokens of a window of running text. One window per edit: what an edit does to running text varies less within a text
@@ -70,6 +70,7 @@ impl<'a> Choice<'a> {
                 format!("{want} prompts of other records are asked for each record; there are {have} to draw from");
             return Err(TrainingError::Refused(why));
         }
+        check_running_text(inputs.model.kind(), inputs.running_text)?;
         let running = inputs.running_text.map(|text| tokenizer.encode(text)).transpose()?;
         if let Some(ids) = running.as_ref().filter(|ids| ids.len() < WINDOW) {
             let why = format!("the running text has {} tokens; a window has {WINDOW}", ids.len());
