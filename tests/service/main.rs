@@ -22,6 +22,7 @@ mod commands;
 mod edits;
 mod errors;
 mod generation;
+mod holding;
 mod life;
 mod openai;
 mod operations;

@@ -57,7 +57,8 @@ pub(in crate::http) struct Accepted {
 }
 
 problems!(SubmitProblems: MalformedJson, MalformedBody, InvalidParameter, InvalidHeader, RequestTimeout,
-    VersionConflict, PayloadTooLarge, UnsupportedMediaType, InvalidRequest, GuardRejected, AccumulatorOverflow,
+    VersionConflict, PayloadTooLarge, UnsupportedMediaType, InvalidRequest, GuardRejected, BreaksEdits, ConflictingEdit,
+    AccumulatorOverflow,
     IdempotencyKeyReused, QueueFull, EditFailed, LogDamaged, NotReady, Draining, LogUnavailable, LogFull);
 
 /// Change a fact, or several together
