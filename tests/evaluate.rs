@@ -10,7 +10,7 @@ use amend::{
         Delta, Editor, EditorError, MatrixDelta,
         finetune::{Finetune, FinetuneOptions},
     },
-    model::{DenseMatrices, Model, Passage, Rows, TrunkState, capture::Captured},
+    model::{DenseMatrices, Extent, Model, Passage, Rows, TrunkState, capture::Captured},
     training::{
         dataset::{Dataset, Record},
         evaluate::{Candidate, EvaluateOptions, Figures, Inputs, Report, evaluate, reserve, window},
@@ -25,7 +25,15 @@ const TEXT: &str = "Robert Boulter is an English film, television and theatre ac
                     the series The Bill in the year two thou";
 
 fn options() -> EvaluateOptions {
-    EvaluateOptions { offset: 0, records: 4, simultaneous: vec![1], unrelated: 3, max_new_tokens: 8, seed: 5 }
+    EvaluateOptions {
+        offset: 0,
+        records: 4,
+        simultaneous: vec![1],
+        measured: None,
+        unrelated: 3,
+        max_new_tokens: 8,
+        seed: 5,
+    }
 }
 
 /// What an editor under test does.
@@ -141,8 +149,8 @@ impl Bench {
     /// Log-probabilities after every position, in f64, each text alone and all of its rows.
     fn log_probs(&self, ids: &[u32], weights: &DenseMatrices) -> Vec<Vec<f64>> {
         let network = self.model.network();
-        let hidden = network.trunk(ids, &[ids.len()], None).unwrap();
-        let top = network.tail(&hidden, &[ids.len()], Rows::All, weights, None).unwrap();
+        let hidden = network.trunk(ids, &[Extent::text(ids.len())], None).unwrap();
+        let top = network.tail(&hidden, &[Extent::text(ids.len())], Rows::All, weights, None).unwrap();
         let logits: Vec<Vec<f32>> = network.logits(&top).unwrap().to_vec2().unwrap();
         let row = |row: Vec<f32>| {
             let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -296,6 +304,18 @@ fn figures_agree_with_a_slow_dense_recomputation() {
     }
     // What is always or never so would not show whether it was measured.
     assert!(seen.iter().all(|share| *share > 0.0 && *share < 3.0), "{seen:?}");
+}
+
+#[test]
+fn a_part_of_a_group_is_measured_while_all_of_it_is_active() {
+    let bench = Bench::new();
+    let options = EvaluateOptions { simultaneous: vec![1, 4], measured: Some(2), ..options() };
+    let report = bench.evaluate(Act::Descend(0.1), &options, 2);
+    let slow = [0, 2].map(|place| Slow::new(&bench, place, &[0, 1, 2, 3], 0.1));
+    let [one, four] = report.editors[0].sets.as_slice() else { panic!("two numbers were asked for") };
+    assert_eq!((one.groups, one.figures.records, four.groups, four.figures.records), (2, 2, 1, 2));
+    close("neighbour KL", four.figures.neighbour.kl.mean, mean(slow.iter().map(|slow| slow.locality[0].0)));
+    assert_eq!(report.unedited.records, 3, "each record that is measured once or more, once");
 }
 
 #[test]

@@ -89,7 +89,8 @@ fn a_target_that_is_greedy_needs_no_step() {
     let logits = tiny.model.forward(&mut tiny.model.start(), &prompt, tiny.model.base().as_ref()).unwrap();
     let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
     let ids: Vec<u32> = prompt.iter().copied().chain([best]).collect();
-    let passage = Passage { target: prompt.len()..ids.len(), ids };
+    let target = prompt.len()..ids.len();
+    let passage = Passage::text(ids, target);
     let delta = tiny.edit(&Finetune::new(OPTIONS), &passage).unwrap();
     for dense in dense(&delta) {
         assert_eq!(dense.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);

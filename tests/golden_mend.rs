@@ -16,7 +16,7 @@ use amend::{
         objective::weighted_kl,
     },
     model::{
-        DenseMatrices, LoadOptions, Model, Passage, Projection, Rows,
+        DenseMatrices, Extent, LoadOptions, Model, Passage, Projection, Rows,
         capture::{self, Captured, Factors, weighted_nll},
     },
     training::factored::{Factored, Side},
@@ -75,7 +75,7 @@ impl Golden {
         let start = labels.iter().position(|&label| label >= 0).unwrap();
         let end = labels.iter().rposition(|&label| label >= 0).unwrap() + 1;
         assert!(labels[start..end].iter().all(|&label| label >= 0));
-        Passage { ids: self.ids(&format!("{name}.input_ids")), target: start..end }
+        Passage::text(self.ids(&format!("{name}.input_ids")), start..end)
     }
 
     fn capture(&self, names: &[&str]) -> Vec<Captured> {
@@ -177,8 +177,8 @@ fn golden_pseudo_factors_and_updates() {
 /// Logits at every position.
 fn logits(golden: &Golden, name: &str, weights: &dyn Projection) -> Tensor {
     let ids = golden.ids(&format!("{name}.input_ids"));
-    let hidden = golden.model.network().trunk(&ids, &[ids.len()], None).unwrap();
-    let top = golden.model.network().tail(&hidden, &[ids.len()], Rows::All, weights, None).unwrap();
+    let hidden = golden.model.network().trunk(&ids, &[Extent::text(ids.len())], None).unwrap();
+    let top = golden.model.network().tail(&hidden, &[Extent::text(ids.len())], Rows::All, weights, None).unwrap();
     golden.model.network().logits(&top).unwrap()
 }
 
@@ -234,7 +234,7 @@ fn golden_losses_and_gradients() {
     let sides = sides(&editor, &golden.capture(&["edit"])[0].factors);
     let edited = |name: &str| {
         let length = golden.ids(&format!("{name}.input_ids")).len();
-        let factored = Factored::new(golden.model.base(), &sides, &[0], &[length], &[length]);
+        let factored = Factored::new(golden.model.base(), &sides, &[0], |_| vec![length]);
         logits(&golden, name, &factored)
     };
 

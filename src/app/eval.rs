@@ -2,7 +2,7 @@
 
 mod table;
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{num::NonZeroUsize, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,9 +29,6 @@ use crate::{
 const STILL_RECORDS: usize = 8;
 /// Records whose edits UltraEdit's statistics are of; none of those that are measured either.
 const WARM_UP_RECORDS: usize = 100;
-/// UltraEdit's rate. The paper's 1e-6 is for models whose widths are in the thousands; what is wanted at a key grows with the
-/// width, and this asks at a width of 576 for about a third of a deviation.
-const ULTRAEDIT_RATE: f64 = 5e-4;
 
 /// Measures editors side by side.
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
@@ -63,7 +60,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let candidates = what
         .editors
         .iter()
-        .map(|name| candidate(name, &model, &data, &reserved))
+        .map(|name| candidate(name, what, &model, &data, &reserved))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let inputs = Inputs {
         model: &model,
@@ -87,6 +84,7 @@ fn options(what: &EvalWhat) -> EvaluateOptions {
         offset: what.offset,
         records: what.records.get(),
         simultaneous: what.simultaneous.iter().map(|number| number.get()).collect(),
+        measured: what.measured.map(NonZeroUsize::get),
         unrelated: what.unrelated,
         max_new_tokens: what.max_new_tokens.get(),
         seed: what.seed,
@@ -108,7 +106,13 @@ fn tail_blocks(names: &[String]) -> anyhow::Result<Option<usize>> {
     Ok(first.map(|(_, blocks)| blocks))
 }
 
-fn candidate(name: &str, model: &Model, data: &Dataset, reserved: &[usize]) -> anyhow::Result<Candidate> {
+fn candidate(
+    name: &str,
+    what: &EvalWhat,
+    model: &Model,
+    data: &Dataset,
+    reserved: &[usize],
+) -> anyhow::Result<Candidate> {
     let options = FinetuneOptions::default();
     let (editor, options): (Box<dyn editor::Editor>, _) = match name {
         finetune::METHOD => {
@@ -131,8 +135,8 @@ fn candidate(name: &str, model: &Model, data: &Dataset, reserved: &[usize]) -> a
                 .map(|record| model.tokenizer().encode_passage(&record.prompt, &record.target))
                 .collect::<Result<Vec<Passage>, _>>()?;
             let warm_up = capture::capture(model, &capture::read(model, &passages)?)?;
-            let said = json!({ "rate": ULTRAEDIT_RATE, "warm_up_records": reserved });
-            (Box::new(UltraEdit::new(model, &warm_up, ULTRAEDIT_RATE)?), said)
+            let said = json!({ "rate": what.ultraedit_rate, "warm_up_records": reserved });
+            (Box::new(UltraEdit::new(model, &warm_up, what.ultraedit_rate)?), said)
         }
         folder => (editor::load(Path::new(folder), model)?.1, serde_json::Value::Null),
     };

@@ -40,6 +40,15 @@ pub struct EvalWhat {
     #[arg(long, env = "AMEND_SIMULTANEOUS", value_name = "N", default_value = "1", value_delimiter = ',')]
     pub simultaneous: Vec<NonZeroUsize>,
 
+    /// How many records to measure for each of these numbers, evenly from each group, while all edits of the group are active;
+    /// default: all
+    #[arg(long, env = "AMEND_MEASURED", value_name = "N")]
+    pub measured: Option<NonZeroUsize>,
+
+    /// Rate of ultraedit: how far an answer's rows are moved, in deviations per squared size of a normalised input
+    #[arg(long, env = "AMEND_ULTRAEDIT_RATE", value_name = "RATE", default_value = "5e-4")]
+    pub ultraedit_rate: f64,
+
     /// Prompts of other records on which each edit should change nothing, per record, beside its own neighbour
     #[arg(long, env = "AMEND_UNRELATED", value_name = "N", default_value = "1")]
     pub unrelated: usize,

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     digest::Digest,
     model::{
-        DenseMatrices, Model, ModelError, Passage, Rows, TrunkState,
+        DenseMatrices, Extent, Model, ModelError, Passage, Rows, TrunkState,
         capture::{self, Captured, Factors, Recorder, weighted_nll},
     },
 };
@@ -73,7 +73,7 @@ impl Finetune {
         let states = capture::read(model, passages)?;
         let pass = Pass::new(&states)?;
         let top =
-            model.network().tail(&pass.hidden, &pass.lengths, Rows::At(&pass.wanted), model.base().as_ref(), None)?;
+            model.network().tail(&pass.hidden, &pass.extents, Rows::At(&pass.wanted), model.base().as_ref(), None)?;
         let logits = model.network().logits(&top)?;
         let weights = pass.wanted.iter().flat_map(|rows| {
             let weight = 1.0 / (rows.len() * pass.wanted.len()) as f32;
@@ -97,7 +97,7 @@ impl Finetune {
         weights: &DenseMatrices,
     ) -> Result<Option<Vec<Factors>>, EditorError> {
         let recorder = Recorder::new(weights);
-        let top = model.network().tail(&pass.hidden, &pass.lengths, Rows::At(&pass.wanted), &recorder, None)?;
+        let top = model.network().tail(&pass.hidden, &pass.extents, Rows::At(&pass.wanted), &recorder, None)?;
         let logits = model.network().logits(&top)?;
         let edit = logits.narrow(0, 0, targets.len())?;
         if edit.detach().argmax(D::Minus1)?.to_vec1::<u32>()? == targets {
@@ -159,7 +159,7 @@ impl Editor for Finetune {
 /// Texts on their way through the tail together.
 struct Pass {
     hidden: Tensor,
-    lengths: Vec<usize>,
+    extents: Vec<Extent>,
     wanted: Vec<Vec<u32>>,
 }
 
@@ -168,7 +168,7 @@ impl Pass {
         let hidden: Vec<&Tensor> = states.iter().map(|state| &state.hidden).collect();
         Ok(Self {
             hidden: Tensor::cat(&hidden, 0)?,
-            lengths: states.iter().map(|state| state.passage.ids.len()).collect(),
+            extents: states.iter().map(|state| state.passage.extent()).collect(),
             wanted: states.iter().map(|state| state.passage.predicting()).collect(),
         })
     }
@@ -183,6 +183,7 @@ fn digest(method: &str, options: &FinetuneOptions, passages: &[Passage]) -> Dige
     for passage in passages {
         bytes.extend((passage.ids.len() as u64).to_le_bytes());
         bytes.extend(passage.ids.iter().flat_map(|id| id.to_le_bytes()));
+        bytes.extend((passage.source as u64).to_le_bytes());
         bytes.extend((passage.target.start as u64).to_le_bytes());
         bytes.extend((passage.target.end as u64).to_le_bytes());
     }

@@ -79,7 +79,8 @@ fn cut(state: &TrunkState) -> Result<Vec<TrunkState>, ModelError> {
     let target = state.passage.target.clone();
     let stretch = |start: usize| {
         let end = target.end.min(start + SCORED_ROWS);
-        let passage = Passage { ids: state.passage.ids[..end].to_vec(), target: start..end };
+        let ids = state.passage.ids[..end].to_vec();
+        let passage = Passage { ids, source: state.passage.source, target: start..end };
         Ok(TrunkState { hidden: state.hidden.narrow(0, 0, end)?, passage })
     };
     target.clone().step_by(SCORED_ROWS).map(stretch).collect()

@@ -5,8 +5,9 @@ use candle_core::{Device, Tensor};
 
 use super::{
     DenseMatrices, EditableMatrix, ModelError,
-    layers::{Linear, Norm},
+    layers::{Linear, Norm, linear::frozen_matmul, rescore::rescore},
     load::Checkpoint,
+    matrices::NoEditable,
 };
 
 /// How a checkpoint lays out the weights of linear layers.
@@ -19,11 +20,29 @@ pub enum Layout {
     Conv1d,
 }
 
+/// Where a layer lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Below the tail: no gradient passes.
+    Trunk,
+    /// In the tail, in a block that edits do not change.
+    Frozen,
+    /// In the tail, in a block whose MLP matrices edits change.
+    Edited,
+}
+
+impl Place {
+    /// Of a block that is edited or lies below those that are.
+    pub fn of(edited: bool) -> Self {
+        if edited { Self::Edited } else { Self::Trunk }
+    }
+}
+
 /// Reads layers by Hugging Face's names, and collects the editable matrices as they are read.
 pub struct Builder<'a> {
     checkpoint: &'a mut dyn Checkpoint,
     layout: Layout,
-    in_tail: bool,
+    place: Place,
     editable: Vec<EditableMatrix>,
     base: Vec<Tensor>,
 }
@@ -31,7 +50,7 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// Begins below the tail.
     pub fn new(checkpoint: &'a mut dyn Checkpoint, layout: Layout) -> Self {
-        Self { checkpoint, layout, in_tail: false, editable: Vec::new(), base: Vec::new() }
+        Self { checkpoint, layout, place: Place::Trunk, editable: Vec::new(), base: Vec::new() }
     }
 
     /// Where the tensors go.
@@ -39,9 +58,9 @@ impl<'a> Builder<'a> {
         self.checkpoint.device().clone()
     }
 
-    /// Whether the layers that are read from now on are the tail's.
-    pub fn set_tail(&mut self, in_tail: bool) {
-        self.in_tail = in_tail;
+    /// Where the layers lie that are read from now on.
+    pub fn set_place(&mut self, place: Place) {
+        self.place = place;
     }
 
     /// Whether there is a tensor of this name.
@@ -70,15 +89,15 @@ impl<'a> Builder<'a> {
     /// A linear layer that no edit changes, with its bias if it has one.
     pub fn linear(&mut self, weight: &str, shape: (usize, usize)) -> Result<Linear, ModelError> {
         let bias = self.bias(weight, shape.0)?;
-        if self.in_tail || self.layout == Layout::Conv1d {
+        if self.place != Place::Trunk || self.layout == Layout::Conv1d {
             return Ok(Linear::Dense { weight: self.weight(weight, shape)?, bias });
         }
         self.checkpoint.linear(weight, bias, shape)
     }
 
-    /// A linear layer that edits change where it lies in the tail.
+    /// A linear layer that edits change where it lies in an edited block.
     pub fn editable(&mut self, weight: &str, shape: (usize, usize)) -> Result<Linear, ModelError> {
-        if !self.in_tail {
+        if self.place != Place::Edited {
             return self.linear(weight, shape);
         }
         let (d_out, d_in) = shape;
@@ -105,22 +124,18 @@ impl<'a> Builder<'a> {
 
     /// The output head `lm_head`, with its bias if it has one; `tied`, it is the embedding of that name.
     pub fn head(&mut self, tied: Option<(&str, &Tensor)>, shape: (usize, usize)) -> Result<Head, ModelError> {
-        let (name, bias) = match tied {
-            Some((embedding, _)) => (embedding, None),
-            None => ("lm_head.weight", self.bias("lm_head.weight", shape.0)?),
-        };
-        let decode = self.checkpoint.linear(name, bias.clone(), shape)?;
+        let name = tied.map_or("lm_head.weight", |(embedding, _)| embedding);
+        let bias = if tied.is_some() { None } else { self.bias(name, shape.0)? };
         // One copy in memory where f32 is what decoding uses too.
-        Ok(match (decode, tied) {
+        let (dense, decode) = match (self.checkpoint.linear(name, None, shape)?, tied) {
             (Linear::Dense { bias, .. }, Some((_, weight))) => {
-                Head { decode: Linear::Dense { weight: weight.clone(), bias }, dense: weight.clone(), bias: None }
+                (weight.clone(), Linear::Dense { weight: weight.clone(), bias })
             }
-            (Linear::Dense { weight, bias }, None) => {
-                Head { decode: Linear::Dense { weight: weight.clone(), bias: bias.clone() }, dense: weight, bias }
-            }
-            (decode, Some((_, weight))) => Head { decode, dense: weight.clone(), bias },
-            (decode, None) => Head { decode, dense: self.checkpoint.dense(name, &[shape.0, shape.1])?, bias },
-        })
+            (Linear::Dense { weight, bias }, None) => (weight.clone(), Linear::Dense { weight, bias }),
+            (decode, Some((_, weight))) => (weight.clone(), decode),
+            (decode, None) => (self.checkpoint.dense(name, &[shape.0, shape.1])?, decode),
+        };
+        Ok(Head { dense, decode, bias })
     }
 
     /// The editable matrices that were read, and their weights.
@@ -131,9 +146,32 @@ impl<'a> Builder<'a> {
 
 /// An output head, twice.
 pub struct Head {
-    /// f32, for gradients.
+    /// f32, for gradients: `[vocabulary, hidden]`.
     pub dense: Tensor,
-    /// In the file's precision, bias included.
+    /// In the file's precision.
     pub decode: Linear,
     pub bias: Option<Tensor>,
+}
+
+impl Head {
+    /// In f32, differentiable in its input: `[n, hidden]` -> `[n, vocabulary]`.
+    pub fn forward(&self, rows: &Tensor) -> candle_core::Result<Tensor> {
+        self.biased(frozen_matmul(rows, &self.dense)?)
+    }
+
+    /// At decoding speed; the best few logits, and so the argmax, are those of [`Head::forward`].
+    pub fn decode(&self, rows: &Tensor) -> candle_core::Result<Tensor> {
+        let logits = self.decode.forward(rows, &NoEditable)?;
+        match (&self.decode, &self.bias) {
+            (Linear::Quantized { .. }, None) => rescore(&logits, rows, &self.dense),
+            _ => self.biased(logits),
+        }
+    }
+
+    fn biased(&self, logits: Tensor) -> candle_core::Result<Tensor> {
+        match &self.bias {
+            Some(bias) => logits.broadcast_add(bias),
+            None => Ok(logits),
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use candle_core::{D, Result as CandleResult, Tensor, Var, backprop::GradStore};
 
-use super::{DenseMatrices, Model, ModelError, Passage, Projection, Rows, layers::graft::graft};
+use super::{DenseMatrices, Extent, Model, ModelError, Passage, Projection, Rows, layers::graft::graft};
 
 /// What the trunk made of a passage. It holds for every version (law 7).
 #[derive(Clone)]
@@ -29,9 +29,9 @@ pub fn read(model: &Model, passages: &[Passage]) -> Result<Vec<TrunkState>, Mode
     if passages.is_empty() {
         return Ok(Vec::new());
     }
-    let lengths: Vec<usize> = passages.iter().map(|passage| passage.ids.len()).collect();
+    let extents: Vec<Extent> = passages.iter().map(Passage::extent).collect();
     let ids: Vec<u32> = passages.iter().flat_map(|passage| passage.ids.iter().copied()).collect();
-    let hidden = model.network().trunk(&ids, &lengths, None)?;
+    let hidden = model.network().trunk(&ids, &extents, None)?;
     let mut start = 0;
     passages
         .iter()
@@ -79,7 +79,7 @@ impl Captured {
 /// Factors at `W0` of each passage's loss: the mean negative log-likelihood of its target. All passages go through the
 /// tail in one pass; each gets the factors that it would get alone.
 pub fn capture(model: &Model, states: &[TrunkState]) -> Result<Vec<Captured>, ModelError> {
-    let lengths: Vec<usize> = states.iter().map(|state| state.passage.ids.len()).collect();
+    let extents: Vec<Extent> = states.iter().map(|state| state.passage.extent()).collect();
     let hidden: Vec<&Tensor> = states.iter().map(|state| &state.hidden).collect();
     let hidden = Tensor::cat(&hidden, 0)?;
     let wanted: Vec<Vec<u32>> = states.iter().map(|state| state.passage.predicting()).collect();
@@ -88,7 +88,7 @@ pub fn capture(model: &Model, states: &[TrunkState]) -> Result<Vec<Captured>, Mo
         return Err(ModelError::Empty { what: "target" });
     }
     let recorder = Recorder::new(model.base());
-    let top = model.network().tail(&hidden, &lengths, Rows::At(&wanted), &recorder, None)?;
+    let top = model.network().tail(&hidden, &extents, Rows::At(&wanted), &recorder, None)?;
     let weights: Vec<f32> = wanted.iter().flat_map(|rows| rows.iter().map(|_| 1.0 / rows.len() as f32)).collect();
     let logits = model.network().logits(&top)?;
     let (losses, total) = weighted_nll(&logits, &targets, &weights)?;
@@ -98,18 +98,19 @@ pub fn capture(model: &Model, states: &[TrunkState]) -> Result<Vec<Captured>, Mo
         .into_iter()
         .map(|loss| Captured { loss, factors: Vec::new(), answers: Vec::new() })
         .collect();
-    for Factors { u, delta } in recorder.factors(&mut gradients)? {
-        // In the last block only the asking rows are computed, so its records have as many rows as those.
-        // Those are fewer than all rows: no target begins at position 0.
-        let asking_alone = u.dim(0)? == targets.len();
+    for (matrix, Factors { u, delta }) in recorder.factors(&mut gradients)?.into_iter().enumerate() {
+        let positions = model.network().rows_of(matrix, &extents, Rows::At(&wanted));
         let mut start = 0;
-        for ((captured, wanted), &length) in captured.iter_mut().zip(&wanted).zip(&lengths) {
-            let length = if asking_alone { wanted.len() } else { length };
-            let (kept, factors) = kept_rows(&u, &delta, start, length)?;
-            let answers = (0u32..).zip(&kept).filter(|(_, row)| asking_alone || wanted.contains(row));
-            captured.answers.push(answers.map(|(place, _)| place).collect());
+        for ((captured, wanted), positions) in captured.iter_mut().zip(&wanted).zip(positions) {
+            let (kept, factors) = kept_rows(&u, &delta, start, positions.len())?;
+            let predicts = |row: &u32| wanted.contains(&positions[*row as usize]);
+            let answers: Vec<u32> =
+                (0u32..).zip(&kept).filter(|(_, row)| predicts(row)).map(|(place, _)| place).collect();
+            // No row of an encoder predicts the target; all of them tell the decoder what to.
+            let all = || (0..kept.len() as u32).collect();
+            captured.answers.push(if answers.is_empty() { all() } else { answers });
             captured.factors.push(factors);
-            start += length;
+            start += positions.len();
         }
     }
     Ok(captured)

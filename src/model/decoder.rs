@@ -5,38 +5,11 @@ use std::{ops::Range, sync::Arc};
 use candle_core::{Device, Result, Tensor};
 
 use super::{
-    DenseMatrices, EditableMatrix, LayerCaches, ModelError, Network, NetworkShape, Projection,
+    DenseMatrices, EditableMatrix, Kind, LayerCaches, ModelError, Network, NetworkShape, Projection, Sequence,
     builder::{Builder, Head},
-    layers::{
-        Block, Linear, Norm, Positions,
-        linear::frozen_matmul,
-        packing::{Plan, Rows},
-        rescore::rescore,
-    },
+    layers::{Block, Embedding, Norm, Plan, Positions, packing::Extent, plan::Rows},
+    matrices::NoEditable,
 };
-
-/// Token ids to the first block's input.
-pub struct Embedding {
-    /// `[vocabulary, hidden]`
-    pub tokens: Tensor,
-    /// Learned positions `[context, hidden]`, added.
-    pub positions: Option<Tensor>,
-    /// What token embeddings are multiplied by.
-    pub scale: Option<f64>,
-}
-
-impl Embedding {
-    /// Sequences of `lengths`, the first `past` positions given before -> `[n, hidden]`.
-    fn forward(&self, ids: &[u32], lengths: &[usize], past: usize, device: &Device) -> Result<Tensor> {
-        let mut embedded = self.tokens.index_select(&Tensor::new(ids, device)?, 0)?;
-        if let Some(scale) = self.scale {
-            embedded = (embedded * scale)?;
-        }
-        let Some(positions) = &self.positions else { return Ok(embedded) };
-        let at: Vec<u32> = lengths.iter().flat_map(|&length| past as u32..(past + length) as u32).collect();
-        embedded + positions.index_select(&Tensor::new(at, device)?, 0)?
-    }
-}
 
 /// The parts of a decoder-only network.
 pub struct Parts {
@@ -64,6 +37,8 @@ impl Decoder {
     pub fn new(parts: Parts, builder: Builder<'_>, tail_blocks: usize) -> std::result::Result<Self, ModelError> {
         let (vocabulary, hidden) = parts.embedding.tokens.dims2()?;
         let shape = NetworkShape {
+            kind: Kind::Causal,
+            inputs: vocabulary,
             vocabulary,
             hidden,
             context: parts.context,
@@ -116,50 +91,50 @@ impl Network for Decoder {
         &self.base
     }
 
-    fn trunk(&self, ids: &[u32], lengths: &[usize], caches: Option<&mut LayerCaches>) -> Result<Tensor> {
+    fn start(&self) -> Sequence {
+        Sequence::new(LayerCaches::new(self.shape.trunk_blocks), LayerCaches::new(self.shape.tail_blocks))
+    }
+
+    fn rows_of(&self, matrix: usize, extents: &[Extent], rows: Rows<'_>) -> Vec<Vec<u32>> {
+        let per_block = self.editable.len() / self.shape.tail_blocks;
+        match rows {
+            // The top block computes no other rows.
+            Rows::At(wanted) if matrix + per_block >= self.editable.len() => wanted.to_vec(),
+            _ => extents.iter().map(|extent| (0..extent.total() as u32).collect()).collect(),
+        }
+    }
+
+    fn trunk(&self, ids: &[u32], extents: &[Extent], caches: Option<&mut LayerCaches>) -> Result<Tensor> {
+        let lengths = totals(extents);
         let past = caches.as_ref().map_or(0, |caches| caches.len());
-        let embedded = self.parts.embedding.forward(ids, lengths, past, &self.device)?;
-        self.run(0..self.shape.trunk_blocks, embedded, lengths, Rows::All, &NoEditable, caches)
+        let embedded = self.parts.embedding.forward(ids, &lengths, past)?;
+        self.run(0..self.shape.trunk_blocks, embedded, &lengths, Rows::All, &NoEditable, caches)
     }
 
     fn tail(
         &self,
         hidden: &Tensor,
-        lengths: &[usize],
+        extents: &[Extent],
         rows: Rows<'_>,
         weights: &dyn Projection,
         caches: Option<&mut LayerCaches>,
     ) -> Result<Tensor> {
         let blocks = self.shape.trunk_blocks..self.parts.blocks.len();
-        let top = self.run(blocks, hidden.clone(), lengths, rows, weights, caches)?;
+        let top = self.run(blocks, hidden.clone(), &totals(extents), rows, weights, caches)?;
         self.parts.norm.forward(&top)
     }
 
     fn logits(&self, rows: &Tensor) -> Result<Tensor> {
-        let logits = frozen_matmul(rows, &self.parts.head.dense)?;
-        match &self.parts.head.bias {
-            Some(bias) => logits.broadcast_add(bias),
-            None => Ok(logits),
-        }
+        self.parts.head.forward(rows)
     }
 
     fn decode_logits(&self, rows: &Tensor) -> Result<Tensor> {
-        let Head { dense, decode, bias } = &self.parts.head;
-        let logits = decode.forward(rows, &NoEditable)?;
-        match (decode, bias) {
-            (Linear::Quantized { .. }, None) => rescore(&logits, rows, dense),
-            _ => Ok(logits),
-        }
+        self.parts.head.decode(rows)
     }
 }
 
-/// What the trunk and the head multiply by: they have no editable matrix.
-struct NoEditable;
-
-impl Projection for NoEditable {
-    fn project(&self, matrix: usize, _: &Tensor) -> Result<Tensor> {
-        candle_core::bail!("editable matrix {matrix} below the tail")
-    }
+fn totals(extents: &[Extent]) -> Vec<usize> {
+    extents.iter().map(|extent| extent.total()).collect()
 }
 
 /// Where the tail begins: blocks below it. Refuses a tail of none or of more blocks than there are.

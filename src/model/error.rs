@@ -29,6 +29,9 @@ pub enum ModelError {
     /// More than fits, both in `unit`.
     #[error("too long: {given} {unit}, the limit is {limit}")]
     TooLong { given: usize, limit: usize, unit: &'static str },
+    /// A classifier has no such label.
+    #[error("{label:?} is none of the labels {}", labels.join(", "))]
+    UnknownLabel { label: String, labels: Vec<String> },
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -19,6 +19,15 @@ pub trait Projection: Send + Sync {
     fn project(&self, matrix: usize, x: &Tensor) -> Result<Tensor>;
 }
 
+/// What the trunk and the head multiply by: they have no editable matrix.
+pub(super) struct NoEditable;
+
+impl Projection for NoEditable {
+    fn project(&self, matrix: usize, _: &Tensor) -> Result<Tensor> {
+        candle_core::bail!("editable matrix {matrix} below the tail")
+    }
+}
+
 /// f32 weights of every editable matrix: the base model's, or a version's.
 #[derive(Debug, Clone)]
 pub struct DenseMatrices {

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Tensor};
 
-use super::{Model, ModelError, Projection, Rows, TrunkState};
+use super::{Extent, Model, ModelError, Projection, Rows, TrunkState};
 
 /// Log-probabilities `[targets, vocabulary]` at the positions that predict each state's target (or, for an open passage,
 /// what comes next), all states in one pass of the tail.
@@ -14,10 +14,10 @@ pub fn target_log_probs(
     if states.is_empty() {
         return Ok(Vec::new());
     }
-    let lengths: Vec<usize> = states.iter().map(|state| state.passage.ids.len()).collect();
+    let extents: Vec<Extent> = states.iter().map(|state| state.passage.extent()).collect();
     let hidden: Vec<&Tensor> = states.iter().map(|state| &state.hidden).collect();
     let wanted: Vec<Vec<u32>> = states.iter().map(|state| state.passage.predicting()).collect();
-    let top = model.network().tail(&Tensor::cat(&hidden, 0)?, &lengths, Rows::At(&wanted), weights, None)?;
+    let top = model.network().tail(&Tensor::cat(&hidden, 0)?, &extents, Rows::At(&wanted), weights, None)?;
     let logits = model.network().logits(&top)?;
     let log_probs = log_softmax(&logits)?;
     let mut start = 0;

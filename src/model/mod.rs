@@ -7,7 +7,9 @@
 mod builder;
 pub mod capture;
 pub mod chat_template;
+mod classifier;
 mod decoder;
+mod encoder_decoder;
 mod error;
 mod families;
 pub mod kv;
@@ -27,7 +29,7 @@ use candle_core::{Device, Tensor};
 pub use capture::TrunkState;
 pub use error::ModelError;
 pub use kv::{LayerCaches, Sequence};
-pub use layers::packing::Rows;
+pub use layers::{packing::Extent, plan::Rows};
 pub use load::LoadOptions;
 pub use matrices::{DenseMatrices, EditableMatrix, Projection};
 pub use passage::Passage;
@@ -38,8 +40,9 @@ use tokenizer::Tokenizer;
 
 /// A network split below its first editable block.
 ///
-/// Batches are packed: sequences of `lengths` one after another in `[n, hidden]`, no padding. A cache belongs to one
-/// sequence and makes the pass go on where it ended.
+/// Batches are packed: sequences of `extents` one after another in `[n, hidden]`, no padding. What an encoder reads is the
+/// first part of a sequence, what its decoder reads the rest. A cache belongs to one sequence and makes the pass go on
+/// where it ended; an encoder's part is given to it as a whole, with the first pass.
 pub trait Network: Send + Sync {
     /// Sizes that callers need.
     fn shape(&self) -> NetworkShape;
@@ -50,15 +53,22 @@ pub trait Network: Send + Sync {
     /// The weights of the editable matrices before any edit, `W0`.
     fn base(&self) -> &Arc<DenseMatrices>;
 
+    /// An empty sequence.
+    fn start(&self) -> Sequence;
+
+    /// Which positions of each sequence an editable matrix is multiplied by in a pass of the tail, in the order of its
+    /// rows.
+    fn rows_of(&self, matrix: usize, extents: &[Extent], rows: Rows<'_>) -> Vec<Vec<u32>>;
+
     /// Token ids to hidden states at the tail's door, `[n, hidden]` f32, without a graph.
-    fn trunk(&self, ids: &[u32], lengths: &[usize], caches: Option<&mut LayerCaches>) -> candle_core::Result<Tensor>;
+    fn trunk(&self, ids: &[u32], extents: &[Extent], caches: Option<&mut LayerCaches>) -> candle_core::Result<Tensor>;
 
     /// Hidden states at the tail's door to final, normalised ones, `[rows, hidden]`. Gradients flow to `hidden` and
     /// through `weights`.
     fn tail(
         &self,
         hidden: &Tensor,
-        lengths: &[usize],
+        extents: &[Extent],
         rows: Rows<'_>,
         weights: &dyn Projection,
         caches: Option<&mut LayerCaches>,
@@ -72,14 +82,31 @@ pub trait Network: Send + Sync {
     fn decode_logits(&self, rows: &Tensor) -> candle_core::Result<Tensor>;
 }
 
+/// What a network makes of a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It goes on with it.
+    Causal,
+    /// Its decoder answers what its encoder read.
+    EncoderDecoder,
+    /// It gives it a label.
+    Classifier,
+}
+
 /// Sizes of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NetworkShape {
+    pub kind: Kind,
+    /// Token ids that it reads.
+    pub inputs: usize,
+    /// Size of the output distribution: tokens, or a classifier's labels.
     pub vocabulary: usize,
     pub hidden: usize,
     /// Most positions of a sequence.
     pub context: usize,
+    /// Blocks below the tail, of the encoder where there is one.
     pub trunk_blocks: usize,
+    /// Blocks whose matrices are editable; where there is a decoder too, as many of it.
     pub tail_blocks: usize,
 }
 
@@ -155,13 +182,18 @@ impl Model {
         self.network.as_ref()
     }
 
-    /// An empty sequence.
-    pub fn start(&self) -> Sequence {
-        let shape = self.network.shape();
-        Sequence::new(shape.trunk_blocks, shape.tail_blocks)
+    /// What the network makes of a prompt.
+    pub fn kind(&self) -> Kind {
+        self.network.shape().kind
     }
 
-    /// Feeds `ids` after what `sequence` already holds; the logits (`vocab_size` of them) after the last one.
+    /// An empty sequence.
+    pub fn start(&self) -> Sequence {
+        self.network.start()
+    }
+
+    /// Feeds `ids` after what `sequence` already holds; the logits (`vocab_size` of them) after the last one. Where there
+    /// is an encoder, the first call gives what it reads as a whole, and one id after it for its decoder to begin with.
     pub fn forward(
         &self,
         sequence: &mut Sequence,
@@ -173,12 +205,15 @@ impl Model {
         if given > self.context_length() {
             return Err(ModelError::TooLong { given, limit: self.context_length(), unit: "tokens" });
         }
-        let lengths = [ids.len()];
+        let source = if self.kind() != Kind::Causal && sequence.is_empty() { last } else { 0 };
+        let extents = [Extent { source, target: ids.len() - source }];
         let wanted = [vec![(sequence.len() + last) as u32]];
-        let hidden = self.network.trunk(ids, &lengths, Some(&mut sequence.trunk))?;
+        let hidden = self.network.trunk(ids, &extents, Some(&mut sequence.trunk))?;
         // The row to compute is named by its position in the sequence, of which the cache holds the beginning.
-        let rows = if last == 0 { Rows::All } else { Rows::At(&wanted) };
-        let top = self.network.tail(&hidden, &lengths, rows, weights, Some(&mut sequence.tail))?;
+        let rows = if extents[0].target == 1 { Rows::All } else { Rows::At(&wanted) };
+        let top = self.network.tail(&hidden, &extents, rows, weights, Some(&mut sequence.tail))?;
+        sequence.source += source;
+        sequence.fed += ids.len();
         Ok(self.network.decode_logits(&top)?.flatten_all()?.to_vec1()?)
     }
 }

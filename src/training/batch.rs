@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     editor::objective::weighted_kl,
-    model::{Model, Rows, TrunkState, capture::weighted_nll},
+    model::{Extent, Model, Rows, TrunkState, capture::weighted_nll},
 };
 
 /// Which records a batch edits, which of them are active together, and what must not change under which.
@@ -143,11 +143,12 @@ pub fn run(
         })
         .collect();
 
-    let lengths: Vec<usize> = read.iter().map(|state| state.passage.ids.len()).collect();
+    let extents: Vec<Extent> = read.iter().map(|state| state.passage.extent()).collect();
     let selected: Vec<usize> = rows.iter().map(Vec::len).collect();
     let hidden: Vec<&Tensor> = read.iter().map(|state| &state.hidden).collect();
-    let factored = Factored::new(model.base(), sides, &sets, &lengths, &selected);
-    let top = model.network().tail(&Tensor::cat(&hidden, 0)?, &lengths, Rows::At(&rows), &factored, None)?;
+    let counts = |matrix| model.network().rows_of(matrix, &extents, Rows::At(&rows)).iter().map(Vec::len).collect();
+    let factored = Factored::new(model.base(), sides, &sets, counts);
+    let top = model.network().tail(&Tensor::cat(&hidden, 0)?, &extents, Rows::At(&rows), &factored, None)?;
     let logits = model.network().logits(&top)?;
 
     let target_rows: usize = selected[..2 * edits].iter().sum();

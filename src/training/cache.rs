@@ -20,7 +20,7 @@ use super::{TrainingError, parallel::Workers};
 use crate::{
     digest::Digest,
     files::{self, write_whole},
-    model::{Model, Passage, Rows, TrunkState, capture},
+    model::{Extent, Model, Passage, Rows, TrunkState, capture},
 };
 
 /// Texts go through the trunk so many at a time.
@@ -158,11 +158,11 @@ fn watched_tops(model: &Model, batch: &[Text], read: &[TrunkState]) -> Result<Ve
         return Ok(Vec::new());
     }
     let hidden: Vec<&Tensor> = watching.iter().map(|(_, state)| &state.hidden).collect();
-    let lengths: Vec<usize> = watching.iter().map(|(text, _)| text.passage.ids.len()).collect();
+    let extents: Vec<Extent> = watching.iter().map(|(text, _)| text.passage.extent()).collect();
     let rows: Vec<Vec<u32>> = watching.iter().map(|(text, _)| text.watched.clone()).collect();
     // Through f16, as the edited pass will read them: what differs then is the edit alone.
     let hidden = Tensor::cat(&hidden, 0)?.to_dtype(DType::F16)?.to_dtype(DType::F32)?;
-    let top = model.network().tail(&hidden, &lengths, Rows::At(&rows), model.base().as_ref(), None)?;
+    let top = model.network().tail(&hidden, &extents, Rows::At(&rows), model.base().as_ref(), None)?;
     Ok(top.flatten_all()?.to_vec1()?)
 }
 

@@ -89,29 +89,23 @@ impl CutSides {
 pub struct Factored<'a> {
     base: &'a DenseMatrices,
     sides: &'a [Side],
-    /// The set of each packed row, and of each row that the last block computes.
-    all: Vec<u32>,
-    selected: Vec<u32>,
+    /// The set of each row that a matrix is multiplied by, matrix by matrix.
+    rows: Vec<Vec<u32>>,
 }
 
 impl<'a> Factored<'a> {
-    /// Sequences of `lengths`, of which the last block computes `selected` rows each, under these sets.
-    pub fn new(
-        base: &'a DenseMatrices,
-        sides: &'a [Side],
-        sets: &[u32],
-        lengths: &[usize],
-        selected: &[usize],
-    ) -> Self {
-        let spread = |counts: &[usize]| {
-            sets.iter().zip(counts).flat_map(|(&set, &count)| std::iter::repeat_n(set, count)).collect()
+    /// Sequences under these sets; `counts` says how many rows of each a matrix is multiplied by.
+    pub fn new(base: &'a DenseMatrices, sides: &'a [Side], sets: &[u32], counts: impl Fn(usize) -> Vec<usize>) -> Self {
+        let spread = |matrix| {
+            let rows = sets.iter().zip(counts(matrix));
+            rows.flat_map(|(&set, count)| std::iter::repeat_n(set, count)).collect()
         };
-        Self { base, sides, all: spread(lengths), selected: spread(selected) }
+        Self { base, sides, rows: (0..sides.len()).map(spread).collect() }
     }
 
-    /// 1 where a row of `x` and a row of the change belong to the same set, `[n, rows]`; none if all do.
-    fn mask(&self, x: &Tensor, side: &Side) -> Result<Option<Tensor>> {
-        let own = if x.dim(0)? == self.all.len() { &self.all } else { &self.selected };
+    /// 1 where a row of `x` and a row of the matrix's change belong to the same set, `[n, rows]`; none if all do.
+    fn mask(&self, matrix: usize, x: &Tensor) -> Result<Option<Tensor>> {
+        let (own, side) = (&self.rows[matrix], &self.sides[matrix]);
         let mask: Vec<f32> = own
             .iter()
             .flat_map(|set| side.sets.iter().map(move |other| if set == other { 1.0 } else { 0.0 }))
@@ -133,7 +127,7 @@ impl Projection for Factored<'_> {
         // One product over the rows of all sets, of which the mask keeps each row's own: for the few rows that an edit
         // has, a plain product beats many small ones.
         let spoken = x.matmul(&side.u.t()?)?;
-        let spoken = match self.mask(x, side)? {
+        let spoken = match self.mask(matrix, x)? {
             Some(mask) => (spoken * mask)?,
             None => spoken,
         };

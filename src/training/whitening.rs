@@ -13,7 +13,7 @@ use faer::{Mat, linalg::solvers::Solve};
 use half::f16;
 
 use super::{TrainingError, cache::HiddenStates, parallel::Workers};
-use crate::model::{DenseMatrices, Model, Projection, Rows};
+use crate::model::{DenseMatrices, Extent, Model, Projection, Rows};
 
 /// Texts in one pass.
 const PASS: usize = 16;
@@ -30,30 +30,36 @@ pub fn whitening(
     let passes: Vec<&[usize]> = texts.chunks(PASS).collect();
     let mut moments: Vec<Vec<f64>> =
         model.editable().iter().map(|matrix| vec![0.0; matrix.d_in * matrix.d_in]).collect();
-    let mut rows = 0.0;
+    let mut rows = vec![0.0; model.editable().len()];
     for round in passes.chunks(workers.count()) {
         for pass in workers.map(round, |texts| pass_moments(model, states, texts)) {
-            let (count, grams) = pass?;
-            rows += count;
+            let (counts, grams) = pass?;
+            rows.iter_mut().zip(counts).for_each(|(rows, count)| *rows += count);
             for (moments, gram) in moments.iter_mut().zip(grams) {
                 moments.iter_mut().zip(gram).for_each(|(sum, value)| *sum += f64::from(value));
             }
         }
     }
-    let matrices: Vec<(usize, Vec<f64>)> = model.editable().iter().map(|matrix| matrix.d_in).zip(moments).collect();
-    let whitened = workers.map(&matrices, |(d_in, moments)| whiten(*d_in, moments, rows, ridge));
+    let sizes = model.editable().iter().map(|matrix| matrix.d_in).zip(rows);
+    let matrices: Vec<((usize, f64), Vec<f64>)> = sizes.zip(moments).collect();
+    let whitened = workers.map(&matrices, |((d_in, rows), moments)| whiten(*d_in, moments, *rows, ridge));
     Ok(whitened.into_iter().collect::<CandleResult<_>>()?)
 }
 
-/// How many rows the texts have, and `x^T x` over the inputs `x` of every matrix.
-fn pass_moments(model: &Model, states: &HiddenStates, texts: &[usize]) -> Result<(f64, Vec<Vec<f32>>), TrainingError> {
+/// Of every matrix, how many inputs `x` it has in these texts, and `x^T x` over them.
+fn pass_moments(
+    model: &Model,
+    states: &HiddenStates,
+    texts: &[usize],
+) -> Result<(Vec<f64>, Vec<Vec<f32>>), TrainingError> {
     let read = texts.iter().map(|&text| states.state(text)).collect::<Result<Vec<_>, _>>()?;
-    let lengths: Vec<usize> = read.iter().map(|state| state.passage.ids.len()).collect();
+    let extents: Vec<Extent> = read.iter().map(|state| state.passage.extent()).collect();
     let hidden: Vec<&Tensor> = read.iter().map(|state| &state.hidden).collect();
     let moments = Moments { base: model.base(), grams: Mutex::new(vec![Vec::new(); model.editable().len()]) };
-    model.network().tail(&Tensor::cat(&hidden, 0)?, &lengths, Rows::All, &moments, None)?;
+    model.network().tail(&Tensor::cat(&hidden, 0)?, &extents, Rows::All, &moments, None)?;
     let grams = moments.grams.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok((lengths.iter().sum::<usize>() as f64, grams))
+    let rows = |matrix| model.network().rows_of(matrix, &extents, Rows::All).iter().map(Vec::len).sum::<usize>() as f64;
+    Ok(((0..grams.len()).map(rows).collect(), grams))
 }
 
 /// Multiplies by the base weights and keeps `x^T x`.

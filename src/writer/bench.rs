@@ -144,10 +144,8 @@ mod tests {
     use super::*;
 
     fn texts(sizes: &[(usize, usize)]) -> Vec<Passage> {
-        let text = |&(prompt, target): &(usize, usize)| Passage {
-            ids: vec![0; prompt + target],
-            target: prompt..prompt + target,
-        };
+        let text =
+            |&(prompt, target): &(usize, usize)| Passage::text(vec![0; prompt + target], prompt..prompt + target);
         sizes.iter().map(text).collect()
     }
 

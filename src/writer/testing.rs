@@ -160,10 +160,10 @@ impl Texts for SmallBench {
         let start = ids.len();
         match target {
             Some(target) => ids.extend(target.split_whitespace().map(word_id)),
-            None => return Ok(Passage { ids, target: start..start + 1 }),
+            None => return Ok(Passage::text(ids, start..start + 1)),
         }
         let end = ids.len();
-        Ok(Passage { ids, target: start..end })
+        Ok(Passage::text(ids, start..end))
     }
 }
 

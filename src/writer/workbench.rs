@@ -69,7 +69,7 @@ impl Texts for Workbench {
         let tokenizer = self.model.tokenizer();
         match target {
             Some(target) => tokenizer.encode_passage(prompt, target).map_err(text),
-            None => Ok(Passage::open(tokenizer.encode_prompt(prompt).map_err(text)?)),
+            None => tokenizer.encode_open(prompt).map_err(text),
         }
     }
 }

@@ -9,7 +9,9 @@ use super::{Draw, random_weights, tiny_config};
 
 /// Decoder-only families, by `model_type`.
 pub const CAUSAL: [&str; 6] = ["llama", "qwen3", "gemma3_text", "gpt2", "gpt_neo", "gptj"];
-/// Blocks of each.
+/// Families of an encoder and a decoder.
+pub const ENCODER_DECODERS: [&str; 2] = ["t5", "bart"];
+/// Blocks of each, of an encoder and of a decoder.
 pub const BLOCKS: usize = 3;
 
 const VOCABULARY: usize = 96;
@@ -25,6 +27,9 @@ pub fn tiny(family: &str, seed: u64) -> (Value, HashMap<String, Tensor>) {
         "gpt_neo" => gpt_neo(seed),
         "gptj" => gptj(seed),
         "gemma3_text" => gemma3(seed),
+        "t5" => t5(seed),
+        "bart" => bart(seed),
+        "bert" => bert(seed),
         _ => {
             let config = tiny_config(family);
             let weights = random_weights(&config, seed);
@@ -131,6 +136,101 @@ fn gemma3(seed: u64) -> (Value, HashMap<String, Tensor>) {
         put("mlp.gate_proj", &[INNER, HIDDEN]);
         put("mlp.up_proj", &[INNER, HIDDEN]);
         put("mlp.down_proj", &[HIDDEN, INNER]);
+    }
+    (config, draw.tensors)
+}
+
+/// Gated, its head its own.
+fn t5(seed: u64) -> (Value, HashMap<String, Tensor>) {
+    let (head_dim, buckets) = (5, 8);
+    let config = json!({
+        "model_type": "t5", "vocab_size": VOCABULARY, "d_model": HIDDEN, "d_kv": head_dim, "d_ff": INNER,
+        "num_layers": BLOCKS, "num_heads": HEADS, "relative_attention_num_buckets": buckets,
+        "relative_attention_max_distance": 16, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
+        "decoder_start_token_id": 0, "eos_token_id": 1,
+    });
+    let mut draw = Draw::new(seed);
+    draw.put("shared.weight".to_owned(), &[VOCABULARY, HIDDEN]);
+    draw.put("lm_head.weight".to_owned(), &[VOCABULARY, HIDDEN]);
+    for (stack, parts) in
+        [("encoder", ["SelfAttention"].as_slice()), ("decoder", &["SelfAttention", "EncDecAttention"])]
+    {
+        draw.put(format!("{stack}.final_layer_norm.weight"), &[HIDDEN]);
+        let bias = format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
+        draw.put(bias, &[buckets, HEADS]);
+        for block in 0..BLOCKS {
+            let mut put = |layer: usize, part: &str, shape: &[usize]| {
+                draw.put(format!("{stack}.block.{block}.layer.{layer}.{part}.weight"), shape);
+            };
+            for (layer, part) in parts.iter().enumerate() {
+                put(layer, "layer_norm", &[HIDDEN]);
+                for side in ["q", "k", "v"] {
+                    put(layer, &format!("{part}.{side}"), &[HEADS * head_dim, HIDDEN]);
+                }
+                put(layer, &format!("{part}.o"), &[HIDDEN, HEADS * head_dim]);
+            }
+            put(parts.len(), "layer_norm", &[HIDDEN]);
+            put(parts.len(), "DenseReluDense.wi_0", &[INNER, HIDDEN]);
+            put(parts.len(), "DenseReluDense.wi_1", &[INNER, HIDDEN]);
+            put(parts.len(), "DenseReluDense.wo", &[HIDDEN, INNER]);
+        }
+    }
+    (config, draw.tensors)
+}
+
+fn bart(seed: u64) -> (Value, HashMap<String, Tensor>) {
+    let config = json!({
+        "model_type": "bart", "vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT, "d_model": HIDDEN,
+        "encoder_layers": BLOCKS, "encoder_ffn_dim": INNER, "encoder_attention_heads": HEADS, "decoder_layers": BLOCKS,
+        "decoder_ffn_dim": INNER, "decoder_attention_heads": HEADS, "scale_embedding": true,
+    });
+    let mut draw = Draw::new(seed);
+    draw.put("model.shared.weight".to_owned(), &[VOCABULARY, HIDDEN]);
+    draw.put("final_logits_bias".to_owned(), &[1, VOCABULARY]);
+    for (stack, parts) in [("encoder", ["self_attn"].as_slice()), ("decoder", &["self_attn", "encoder_attn"])] {
+        draw.put(format!("model.{stack}.embed_positions.weight"), &[CONTEXT + 2, HIDDEN]);
+        norm(&mut draw, &format!("model.{stack}.layernorm_embedding"));
+        for block in 0..BLOCKS {
+            let name = |part: &str| format!("model.{stack}.layers.{block}.{part}");
+            for part in parts {
+                norm(&mut draw, &name(&format!("{part}_layer_norm")));
+                for side in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+                    draw.put(name(&format!("{part}.{side}.weight")), &[HIDDEN, HIDDEN]);
+                    draw.put(name(&format!("{part}.{side}.bias")), &[HIDDEN]);
+                }
+            }
+            norm(&mut draw, &name("final_layer_norm"));
+            plain_mlp(&mut draw, &name("fc1"), &name("fc2"));
+        }
+    }
+    (config, draw.tensors)
+}
+
+/// Three labels.
+fn bert(seed: u64) -> (Value, HashMap<String, Tensor>) {
+    let config = json!({
+        "model_type": "bert", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": BLOCKS,
+        "num_attention_heads": HEADS, "intermediate_size": INNER, "max_position_embeddings": CONTEXT,
+        "type_vocab_size": 2, "id2label": {"0": "red", "1": "green", "2": "blue"},
+    });
+    let mut draw = Draw::new(seed);
+    for (table, rows) in [("word", VOCABULARY), ("position", CONTEXT), ("token_type", 2)] {
+        draw.put(format!("bert.embeddings.{table}_embeddings.weight"), &[rows, HIDDEN]);
+    }
+    norm(&mut draw, "bert.embeddings.LayerNorm");
+    for (name, rows) in [("bert.pooler.dense", HIDDEN), ("classifier", 3)] {
+        draw.put(format!("{name}.weight"), &[rows, HIDDEN]);
+        draw.put(format!("{name}.bias"), &[rows]);
+    }
+    for block in 0..BLOCKS {
+        let name = |part: &str| format!("bert.encoder.layer.{block}.{part}");
+        for part in ["self.query", "self.key", "self.value", "output.dense"] {
+            draw.put(name(&format!("attention.{part}.weight")), &[HIDDEN, HIDDEN]);
+            draw.put(name(&format!("attention.{part}.bias")), &[HIDDEN]);
+        }
+        norm(&mut draw, &name("attention.output.LayerNorm"));
+        norm(&mut draw, &name("output.LayerNorm"));
+        plain_mlp(&mut draw, &name("intermediate.dense"), &name("output.dense"));
     }
     (config, draw.tensors)
 }

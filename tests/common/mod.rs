@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use amend::model::{LoadOptions, Model};
+use amend::model::{Extent, LoadOptions, Model, Rows};
 use candle_core::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -29,12 +29,21 @@ pub fn shared_file(variable: &str, relative: &str) -> Option<PathBuf> {
 /// SmolLM2-135M-Instruct: the file that `AMEND_TEST_MODEL` names, else the one that the fetch script leaves in the cache.
 /// None, said aloud, where it is absent.
 pub fn smollm2() -> Option<PathBuf> {
+    model_file("AMEND_TEST_MODEL", "SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+/// Gemma 3 270M: the file that `AMEND_TEST_GEMMA` names, else the one in the cache. None, said aloud, where it is absent.
+pub fn gemma3() -> Option<PathBuf> {
+    model_file("AMEND_TEST_GEMMA", "gemma-3-270m-q4_k_m.gguf")
+}
+
+fn model_file(variable: &str, name: &str) -> Option<PathBuf> {
     let cached = || {
         let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-        Some(cache.join("amend/models/SmolLM2-135M-Instruct.Q4_1.gguf"))
+        Some(cache.join("amend/models").join(name))
     };
-    let path = std::env::var_os("AMEND_TEST_MODEL").map(PathBuf::from).or_else(cached)?;
+    let path = std::env::var_os(variable).map(PathBuf::from).or_else(cached)?;
     if path.exists() {
         return Some(path);
     }
@@ -224,8 +233,8 @@ pub fn random_ids(vocabulary: usize, count: usize, seed: u64) -> Vec<u32> {
 
 /// Logits after every position, `[ids, vocabulary]`, without a cache.
 pub fn all_logits(model: &Model, ids: &[u32]) -> Tensor {
-    let lengths = [ids.len()];
-    let hidden = model.network().trunk(ids, &lengths, None).unwrap();
-    let top = model.network().tail(&hidden, &lengths, amend::model::Rows::All, model.base().as_ref(), None).unwrap();
+    let extents = [Extent::text(ids.len())];
+    let hidden = model.network().trunk(ids, &extents, None).unwrap();
+    let top = model.network().tail(&hidden, &extents, Rows::All, model.base().as_ref(), None).unwrap();
     model.network().logits(&top).unwrap()
 }

@@ -1,8 +1,8 @@
 //! Decoder-only families.
 
 use amend::model::{
-    Passage, Rows,
-    capture::{self, Captured, Recorder, weighted_nll},
+    Extent, Passage, Rows,
+    capture::{Recorder, weighted_nll},
 };
 use candle_core::Tensor;
 
@@ -22,9 +22,10 @@ fn compare_pass(golden: &Golden) {
     let inputs = golden.inputs();
     let network = golden.model.network();
     let lengths: Vec<usize> = inputs.iter().map(Vec::len).collect();
-    let hidden = network.trunk(&inputs.concat(), &lengths, None).unwrap();
+    let extents: Vec<Extent> = lengths.iter().map(|&length| Extent::text(length)).collect();
+    let hidden = network.trunk(&inputs.concat(), &extents, None).unwrap();
     let recorder = Recorder::new(golden.model.base());
-    let top = network.tail(&hidden, &lengths, Rows::All, &recorder, None).unwrap();
+    let top = network.tail(&hidden, &extents, Rows::All, &recorder, None).unwrap();
     let logits = network.logits(&top).unwrap();
     assert_close("logits", &logits, &golden.real_rows("logits", &lengths, Padding::Anything), TOLERANCE);
 
@@ -50,7 +51,7 @@ fn compare_capture(golden: &Golden) {
         let (positions, _) = predictions(&labels, ids.len());
         let (first, last) = (*positions.first()?, *positions.last()?);
         let target = first as usize + 1..last as usize + 2;
-        (positions.len() == target.len()).then_some(Passage { ids, target })
+        (positions.len() == target.len()).then(|| Passage::text(ids, target))
     };
     let passages: Option<Vec<Passage>> =
         golden.inputs().into_iter().zip(golden.integers("labels")).map(passage).collect();
@@ -58,19 +59,7 @@ fn compare_capture(golden: &Golden) {
         println!("skipped: labels that are no run are no target");
         return;
     };
-    let states = capture::read(&golden.model, &passages).unwrap();
-    let captured = capture::capture(&golden.model, &states).unwrap();
-    let total: usize = passages.iter().map(|passage| passage.target.len()).sum();
-    let shares: Vec<f64> = passages.iter().map(|passage| passage.target.len() as f64 / total as f64).collect();
-    golden.compare_loss(captured.iter().zip(&shares).map(|(one, share)| f64::from(one.loss) * share).sum());
-    for (matrix, name) in golden.edited.iter().enumerate() {
-        let gradient = |(one, share): (&Captured, &f64)| {
-            let factors = &one.factors[matrix];
-            (factors.delta.t().unwrap().matmul(&factors.u).unwrap() * *share).unwrap()
-        };
-        let sum = captured.iter().zip(&shares).map(gradient).reduce(|sum, part| (sum + part).unwrap()).unwrap();
-        golden.compare_gradient(name, &sum);
-    }
+    golden.compare_capture(&passages);
 }
 
 fn compare(family: &str) {

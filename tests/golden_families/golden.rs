@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use amend::model::{Model, capture::Factors};
+use amend::model::{
+    Model, Passage,
+    capture::{self, Captured, Factors},
+};
 use candle_core::{IndexOp, Tensor};
 use serde_json::Value;
 
@@ -60,6 +63,7 @@ impl Golden {
     /// others must be.
     pub fn real_rows(&self, name: &str, lengths: &[usize], padding: Padding) -> Tensor {
         let padded = &self.tensors[name];
+        assert_eq!(padded.dim(0).unwrap(), lengths.len(), "{name}: as many inputs as there are");
         let width = padded.dim(1).unwrap();
         let mut rows = Vec::new();
         for (input, &length) in lengths.iter().enumerate() {
@@ -90,6 +94,24 @@ impl Golden {
         // GPT-2's weights are Conv1Ds: `[d_in, d_out]`.
         let own = if self.family == "gpt2" { gradient.t().unwrap().contiguous().unwrap() } else { gradient.clone() };
         assert_close(&format!("grad.{name}"), &own, &self.tensors[&format!("grad.{name}")], TOLERANCE);
+    }
+
+    /// Compares loss and gradients by the capture of edits. A passage's loss is the mean over its own labels, the file's the
+    /// mean over all.
+    pub fn compare_capture(&self, passages: &[Passage]) {
+        let states = capture::read(&self.model, passages).unwrap();
+        let captured = capture::capture(&self.model, &states).unwrap();
+        let total: usize = passages.iter().map(|passage| passage.target.len()).sum();
+        let shares: Vec<f64> = passages.iter().map(|passage| passage.target.len() as f64 / total as f64).collect();
+        self.compare_loss(captured.iter().zip(&shares).map(|(one, share)| f64::from(one.loss) * share).sum());
+        for (matrix, name) in self.edited.iter().enumerate() {
+            let gradient = |(one, share): (&Captured, &f64)| {
+                let factors = &one.factors[matrix];
+                (factors.delta.t().unwrap().matmul(&factors.u).unwrap() * *share).unwrap()
+            };
+            let sum = captured.iter().zip(&shares).map(gradient).reduce(|sum, part| (sum + part).unwrap()).unwrap();
+            self.compare_gradient(name, &sum);
+        }
     }
 
     /// Compares a loss.

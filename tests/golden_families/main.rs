@@ -3,10 +3,12 @@
 //!
 //! `AMEND_GOLDEN_FAMILIES` names another folder of the same layout: other widths, other head counts.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests may unwrap; a skipped test says so")]
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod causal;
+mod classifier;
+mod encoder_decoder;
 mod golden;

@@ -10,6 +10,7 @@
 mod common;
 
 mod folders;
+mod gemma;
 mod gguf;
 mod headers;
 mod refusals;

@@ -27,7 +27,7 @@ fn with(key: &str, value: Value) -> String {
 
 #[test]
 fn architectures_are_refused_by_name() {
-    for name in ["gemma2", "phi3", "opt", ""] {
+    for name in ["gemma2", "phi3", "opt", "mbart", ""] {
         let error = with("model_type", json!(name));
         let want = format!("architecture {name:?} is not supported: supported are llama, mistral, qwen2, qwen3, ");
         assert!(error.starts_with(&want), "{error}");

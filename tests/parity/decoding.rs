@@ -1,6 +1,6 @@
 //! Decoding with a cache, in a batch, and with the tail anywhere gives the logits of one plain pass.
 
-use amend::model::{LoadOptions, Model, Passage, Projection, Rows, capture};
+use amend::model::{Extent, LoadOptions, Model, Passage, Projection, Rows, capture};
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use serde_json::json;
@@ -75,16 +75,16 @@ fn interleaved_sequences_do_not_mix() {
 fn a_ragged_batch_equals_each_alone() {
     let model = tiny(2);
     let texts: Vec<Vec<u32>> = [7, 1, 12, 3, 12].iter().map(|&n| random_ids(96, n, n as u64)).collect();
-    let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
-    let hidden = model.network().trunk(&texts.concat(), &lengths, None).unwrap();
+    let extents: Vec<Extent> = texts.iter().map(|ids| Extent::text(ids.len())).collect();
+    let hidden = model.network().trunk(&texts.concat(), &extents, None).unwrap();
     let pass = |rows: Rows<'_>| {
         let base: &dyn Projection = model.base().as_ref();
-        let top = model.network().tail(&hidden, &lengths, rows, base, None).unwrap();
+        let top = model.network().tail(&hidden, &extents, rows, base, None).unwrap();
         model.network().logits(&top).unwrap()
     };
     let all = pass(Rows::All);
     let wanted: Vec<Vec<u32>> =
-        lengths.iter().map(|&n| if n > 6 { vec![0, 4, n as u32 - 1] } else { vec![0] }).collect();
+        texts.iter().map(|ids| if ids.len() > 6 { vec![0, 4, ids.len() as u32 - 1] } else { vec![0] }).collect();
     let some = pass(Rows::At(&wanted));
     let (mut start, mut row) = (0, 0);
     for (ids, wanted) in texts.iter().zip(&wanted) {
@@ -133,10 +133,10 @@ fn families_compute_the_same_with_and_without_a_gradient() {
         let (config, tensors) = families::tiny(family, 5);
         let model = load_folder(&config, &tensors, 2);
         let texts: Vec<Vec<u32>> = [12, 30, 1].iter().map(|&n| random_ids(96, n, n as u64)).collect();
-        let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
-        let hidden = model.network().trunk(&texts.concat(), &lengths, None).unwrap();
+        let extents: Vec<Extent> = texts.iter().map(|ids| Extent::text(ids.len())).collect();
+        let hidden = model.network().trunk(&texts.concat(), &extents, None).unwrap();
         let tail =
-            |hidden: &Tensor| model.network().tail(hidden, &lengths, Rows::All, model.base().as_ref(), None).unwrap();
+            |hidden: &Tensor| model.network().tail(hidden, &extents, Rows::All, model.base().as_ref(), None).unwrap();
         let variable = candle_core::Var::from_tensor(&hidden).unwrap();
         assert_close(family, &tail(variable.as_tensor()), &tail(&hidden), TOLERANCE);
     }
@@ -170,12 +170,12 @@ fn a_quantized_trunk_gives_the_same_bits_in_pieces_and_in_a_batch() {
         encode("The capital of France is"),
         encode("1, 2, 3, 4, 5, 6, 7, 8,"),
     ];
-    let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
-    let trunk = |ids: &[u32], lengths: &[usize]| model.network().trunk(ids, lengths, None).unwrap();
-    let batch = trunk(&texts.concat(), &lengths);
+    let extents: Vec<Extent> = texts.iter().map(|ids| Extent::text(ids.len())).collect();
+    let trunk = |ids: &[u32], extents: &[Extent]| model.network().trunk(ids, extents, None).unwrap();
+    let batch = trunk(&texts.concat(), &extents);
     let mut start = 0;
     for ids in &texts {
-        let alone = trunk(ids, &[ids.len()]);
+        let alone = trunk(ids, &[Extent::text(ids.len())]);
         assert_close("in a batch", &batch.narrow(0, start, ids.len()).unwrap(), &alone, 0.0);
         start += ids.len();
     }

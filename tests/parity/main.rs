@@ -10,5 +10,7 @@
 mod common;
 
 mod decoding;
+mod encoders;
+mod gemma;
 mod greedy;
 mod oracles;

@@ -212,7 +212,7 @@ impl Text for Fake {
     fn encode_passage(&self, prompt: &str, continuation: &str) -> Result<Passage, GenerateError> {
         let (prompt, continuation) = (bytes(prompt), bytes(continuation));
         let target = prompt.len()..prompt.len() + continuation.len();
-        Ok(Passage { ids: [prompt, continuation].concat(), target })
+        Ok(Passage::text([prompt, continuation].concat(), target))
     }
 
     fn is_end(&self, id: u32) -> bool {

@@ -13,9 +13,11 @@ use super::{
 };
 use crate::model::{
     ModelError, Network,
-    builder::{Builder, Layout},
-    decoder::{Decoder, Embedding, Parts, trunk_blocks},
-    layers::{Activation, Attention, Block, Mlp, Norm, Positions, Rotary, attention::Heads, rotary::RopeScaling},
+    builder::{Builder, Layout, Place},
+    decoder::{Decoder, Parts, trunk_blocks},
+    layers::{
+        Activation, Attention, Block, Embedding, Mlp, Norm, Positions, Rotary, attention::Heads, rotary::RopeScaling,
+    },
     load::Checkpoint,
 };
 
@@ -115,8 +117,8 @@ impl Gemma3Config {
         let rotary = |base, scaling| Rotary::new(self.head_dim, base, scaling, device).map(Some);
         // In the order of `Reach`.
         Ok(vec![
-            Positions { rotary: rotary(self.sliding_base, &RopeScaling::None)?, window: Some(self.window) },
-            Positions { rotary: rotary(self.full_base, &self.full_scaling)?, window: None },
+            Positions { rotary: rotary(self.sliding_base, &RopeScaling::None)?, window: Some(self.window), bias: None },
+            Positions { rotary: rotary(self.full_base, &self.full_scaling)?, ..Positions::default() },
         ])
     }
 }
@@ -129,14 +131,14 @@ impl Family for Gemma3Config {
         let mut builder = Builder::new(checkpoint, Layout::Linear);
         let mut blocks = Vec::with_capacity(self.reaches.len());
         for index in 0..self.reaches.len() {
-            builder.set_tail(index >= trunk);
+            builder.set_place(Place::of(index >= trunk));
             blocks.push(self.block(&mut builder, index)?);
         }
         let embedding = "model.embed_tokens.weight";
         let tokens: Tensor = builder.tensor(embedding, &[self.vocabulary, self.hidden])?;
         let head = builder.head(self.tied.then_some((embedding, &tokens)), (self.vocabulary, self.hidden))?;
         let parts = Parts {
-            embedding: Embedding { tokens, positions: None, scale: Some((self.hidden as f64).sqrt()) },
+            embedding: Embedding { scale: Some((self.hidden as f64).sqrt()), ..Embedding::plain(tokens) },
             blocks,
             positions: self.positions(&builder.device())?,
             norm: self.norm(&mut builder, "model.norm", self.hidden)?,

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use super::{Family, check_numbers, check_sizes, even_share, parse};
 use crate::model::{
     ModelError, Network,
-    builder::{Builder, Layout},
-    decoder::{Decoder, Embedding, Parts, trunk_blocks},
-    layers::{Activation, Attention, Block, Linear, Mlp, Positions, attention::Heads},
+    builder::{Builder, Layout, Place},
+    decoder::{Decoder, Parts, trunk_blocks},
+    layers::{Activation, Attention, Block, Embedding, Linear, Mlp, Positions, attention::Heads},
     load::Checkpoint,
 };
 
@@ -126,7 +126,7 @@ impl Family for Gpt2Config {
         let mut builder = Builder::new(checkpoint, Layout::Conv1d);
         let mut blocks = Vec::with_capacity(self.n_layer);
         for index in 0..self.n_layer {
-            builder.set_tail(index >= trunk);
+            builder.set_place(Place::of(index >= trunk));
             blocks.push(self.block(&mut builder, index, heads)?);
         }
         let embedding = "transformer.wte.weight";
@@ -135,9 +135,8 @@ impl Family for Gpt2Config {
         let head = builder.head(tied, (self.vocab_size, self.n_embd))?;
         let parts = Parts {
             embedding: Embedding {
-                tokens,
                 positions: Some(builder.tensor("transformer.wpe.weight", &[self.n_positions, self.n_embd])?),
-                scale: None,
+                ..Embedding::plain(tokens)
             },
             blocks,
             positions: vec![Positions::default()],

@@ -10,9 +10,9 @@ use super::{
 };
 use crate::model::{
     ModelError, Network,
-    builder::{Builder, Layout},
-    decoder::{Decoder, Embedding, Parts, trunk_blocks},
-    layers::{Activation, Attention, Block, Mlp, Positions, attention::Heads},
+    builder::{Builder, Layout, Place},
+    decoder::{Decoder, Parts, trunk_blocks},
+    layers::{Activation, Attention, Block, Embedding, Mlp, Positions, attention::Heads},
     load::Checkpoint,
 };
 
@@ -131,7 +131,7 @@ impl Family for GptNeoConfig {
         let mut builder = Builder::new(checkpoint, Layout::Linear);
         let mut blocks = Vec::with_capacity(self.num_layers);
         for (index, reach) in self.reaches(&file)?.into_iter().enumerate() {
-            builder.set_tail(index >= trunk);
+            builder.set_place(Place::of(index >= trunk));
             blocks.push(self.block(&mut builder, index, reach, heads)?);
         }
         let embedding = "transformer.wte.weight";
@@ -141,13 +141,12 @@ impl Family for GptNeoConfig {
         let learned = [self.max_position_embeddings, self.hidden_size];
         let parts = Parts {
             embedding: Embedding {
-                tokens,
                 positions: Some(builder.tensor("transformer.wpe.weight", &learned)?),
-                scale: None,
+                ..Embedding::plain(tokens)
             },
             blocks,
             // In the order of `Reach`.
-            positions: vec![Positions::default(), Positions { rotary: None, window: Some(self.window_size) }],
+            positions: vec![Positions::default(), Positions { window: Some(self.window_size), ..Positions::default() }],
             norm: builder.layer_norm("transformer.ln_f", self.hidden_size, self.layer_norm_epsilon)?,
             head,
             context: self.max_position_embeddings,

@@ -11,10 +11,10 @@ use super::{
 };
 use crate::model::{
     ModelError, Network,
-    builder::{Builder, Layout},
-    decoder::{Decoder, Embedding, Parts, trunk_blocks},
+    builder::{Builder, Layout, Place},
+    decoder::{Decoder, Parts, trunk_blocks},
     layers::{
-        Activation, Attention, Block, Linear, Mlp, Positions, Rotary,
+        Activation, Attention, Block, Embedding, Linear, Mlp, Positions, Rotary,
         attention::Heads,
         rotary::{RopeScaling, halves_from_pairs},
     },
@@ -114,7 +114,7 @@ impl Family for GptJConfig {
         let mut builder = Builder::new(checkpoint, Layout::Linear);
         let mut blocks = Vec::with_capacity(self.n_layer);
         for index in 0..self.n_layer {
-            builder.set_tail(index >= trunk);
+            builder.set_place(Place::of(index >= trunk));
             blocks.push(self.block(&mut builder, index, heads)?);
         }
         let embedding = "transformer.wte.weight";
@@ -123,9 +123,9 @@ impl Family for GptJConfig {
         let head = builder.head(tied, (self.vocab_size, self.n_embd))?;
         let rotary = Rotary::new(self.rotary_dim, 1e4, &RopeScaling::None, &builder.device())?;
         let parts = Parts {
-            embedding: Embedding { tokens, positions: None, scale: None },
+            embedding: Embedding::plain(tokens),
             blocks,
-            positions: vec![Positions { rotary: Some(rotary), window: None }],
+            positions: vec![Positions { rotary: Some(rotary), ..Positions::default() }],
             norm: builder.layer_norm("transformer.ln_f", self.n_embd, self.layer_norm_epsilon)?,
             head,
             context: self.n_positions,

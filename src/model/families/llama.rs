@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::{Family, check_numbers, check_sizes, malformed, parse};
 use crate::model::{
     ModelError, Network,
-    builder::{Builder, Layout},
-    decoder::{Decoder, Embedding, Parts, trunk_blocks},
+    builder::{Builder, Layout, Place},
+    decoder::{Decoder, Parts, trunk_blocks},
     layers::{
-        Activation, Attention, Block, Mlp, Positions, Rotary,
+        Activation, Attention, Block, Embedding, Mlp, Positions, Rotary,
         attention::Heads,
         rotary::{Llama3Scaling, RopeScaling},
     },
@@ -124,7 +124,7 @@ impl Family for LlamaConfig {
         let mut builder = Builder::new(checkpoint, Layout::Linear);
         let mut blocks = Vec::with_capacity(self.blocks);
         for index in 0..self.blocks {
-            builder.set_tail(index >= trunk);
+            builder.set_place(Place::of(index >= trunk));
             blocks.push(self.block(&mut builder, index)?);
         }
         let embedding = "model.embed_tokens.weight";
@@ -133,9 +133,9 @@ impl Family for LlamaConfig {
         let head = builder.head(tied, (self.vocabulary, self.hidden))?;
         let rotary = Rotary::new(self.head_dim, self.rope_base, &self.rope_scaling, &builder.device())?;
         let parts = Parts {
-            embedding: Embedding { tokens, positions: None, scale: None },
+            embedding: Embedding::plain(tokens),
             blocks,
-            positions: vec![Positions { rotary: Some(rotary), window: None }],
+            positions: vec![Positions { rotary: Some(rotary), ..Positions::default() }],
             norm: builder.rms_norm("model.norm", self.hidden, self.rms_eps)?,
             head,
             context: self.context,

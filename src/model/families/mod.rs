@@ -1,13 +1,19 @@
 //! The families of networks: each file reads one family's configuration and says which parts the network has and what
 //! their tensors are called.
 
+pub mod bart;
+pub mod bert;
 pub mod gemma3;
 pub mod gpt2;
 pub mod gpt_neo;
 pub mod gptj;
 pub mod llama;
+pub mod t5;
 
-use super::{ModelError, Network, layers::attention::Heads, load::Checkpoint};
+use super::{
+    ModelError, Network, builder::Place, decoder::trunk_blocks, layers::attention::Heads, load::Checkpoint,
+    tokenizer::Framing,
+};
 
 /// A family's configuration: what a file says about a network before its tensors are read.
 pub trait Family {
@@ -16,6 +22,11 @@ pub trait Family {
     /// # Errors
     /// Sizes that do not fit each other; tensors that are missing or of another shape.
     fn build(&self, checkpoint: &mut dyn Checkpoint, tail_blocks: usize) -> Result<Box<dyn Network>, ModelError>;
+
+    /// How the network takes its prompts and targets.
+    fn framing(&self) -> Framing {
+        Framing::Continuation
+    }
 }
 
 /// Reads the text of `config.json`; the file's name is for errors.
@@ -31,10 +42,13 @@ const HUB: &[(&str, FromHub)] = &[
     ("gpt2", gpt2::from_hub),
     ("gpt_neo", gpt_neo::from_hub),
     ("gptj", gptj::from_hub),
+    ("t5", t5::from_hub),
+    ("bart", bart::from_hub),
+    ("bert", bert::from_hub),
 ];
 
 /// Families that load from a GGUF file, by its `general.architecture`.
-pub const GGUF: &[&str] = &["llama", "mistral", "qwen2", "qwen3"];
+pub const GGUF: &[&str] = &["llama", "mistral", "qwen2", "qwen3", "gemma3"];
 
 /// The family of a Hugging Face folder.
 pub fn from_hub(model_type: &str, config: &str, file: &str) -> Result<Box<dyn Family>, ModelError> {
@@ -84,5 +98,28 @@ fn even_share(file: &str, hidden: usize, heads: usize) -> Result<Heads, ModelErr
     match hidden.is_multiple_of(heads) {
         true => Ok(Heads::new(heads, heads, hidden / heads)),
         false => Err(malformed(file, format!("{heads} heads do not share {hidden} dimensions evenly"))),
+    }
+}
+
+/// Where the edited blocks of an encoder and of a decoder begin.
+struct Frontier {
+    encoder: usize,
+    decoder: usize,
+}
+
+impl Frontier {
+    /// The last `tail_blocks` of both are edited; `blocks` are how many each has.
+    fn new(file: &str, blocks: (usize, usize), tail_blocks: usize) -> Result<Self, ModelError> {
+        let first = |blocks| trunk_blocks(file, blocks, tail_blocks);
+        Ok(Self { encoder: first(blocks.0)?, decoder: first(blocks.1)? })
+    }
+
+    fn encoder(&self, index: usize) -> Place {
+        Place::of(index >= self.encoder)
+    }
+
+    /// The whole decoder lies above the encoder's edited blocks.
+    fn decoder(&self, index: usize) -> Place {
+        if index >= self.decoder { Place::Edited } else { Place::Frozen }
     }
 }

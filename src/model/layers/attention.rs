@@ -4,7 +4,7 @@
 use candle_core::{D, Result, Tensor};
 use candle_nn::kv_cache::KvCache;
 
-use super::{Linear, Norm, ops, packing::Plan, rotary::Angles, rowwise};
+use super::{Linear, Norm, codec::Source, ops, plan::Plan, rotary::Angles, rowwise};
 use crate::model::Projection;
 
 /// One attention layer.
@@ -38,6 +38,11 @@ impl Heads {
     }
 }
 
+/// Whether attention goes row by row: on a CPU, where no gradient is wanted.
+fn by_rows(queries: &Tensor, keys: &Tensor) -> bool {
+    queries.device().is_cpu() && !queries.track_op() && !keys.track_op()
+}
+
 impl Attention {
     /// `x [n, hidden]`, already normalised -> the asking rows' `[q, hidden]`. With a cache, `x` comes after what the
     /// cache holds and is added to it.
@@ -48,20 +53,72 @@ impl Attention {
         cache: Option<&mut KvCache>,
         weights: &dyn Projection,
     ) -> Result<Tensor> {
-        let q = self.q.forward(&plan.select(x)?, weights)?;
-        let q = self.turn(&q, self.heads.count, self.q_norm.as_ref(), plan.query_angles.as_ref())?;
+        let q = self.queries(&plan.select(x)?, plan, weights)?;
+        let (k, v) = self.keys_and_values(x, plan, weights)?;
+        let by_rows = by_rows(x, x);
+        let (k, v) = self.laid_out(&k, &v, plan, cache, by_rows)?;
+        self.attend(&q, &k, &v, plan, by_rows, weights)
+    }
+
+    /// Rows `x [q, hidden]` look at a source, whose keys and values are computed when its rows are given, and then kept
+    /// in the cache if there is one.
+    pub fn across(&self, x: &Tensor, source: Source<'_>, weights: &dyn Projection) -> Result<Tensor> {
+        let Source { rows, plan, cache } = source;
+        let q = self.queries(x, plan, weights)?;
+        let by_rows = by_rows(x, rows.unwrap_or(x));
+        let (k, v) = match (rows, cache) {
+            (Some(rows), cache) => {
+                let (k, v) = self.keys_and_values(rows, plan, weights)?;
+                self.laid_out(&k, &v, plan, cache, by_rows)?
+            }
+            (None, Some(cache)) => match (cache.k()?, cache.v()?) {
+                (Some(k), Some(v)) => (k, v),
+                _ => candle_core::bail!("a decoder's text came before its source"),
+            },
+            (None, None) => candle_core::bail!("a decoder without a source"),
+        };
+        self.attend(&q, &k, &v, plan, by_rows, weights)
+    }
+
+    /// Keys and values as attention reads them, after what a cache holds: by head and padded, or rows one after another.
+    fn laid_out(
+        &self,
+        k: &Tensor,
+        v: &Tensor,
+        plan: &Plan,
+        cache: Option<&mut KvCache>,
+        by_rows: bool,
+    ) -> Result<(Tensor, Tensor)> {
+        match cache {
+            Some(cache) => cache.append(&self.by_head(k, plan)?, &self.by_head(v, plan)?),
+            None if by_rows => Ok((k.contiguous()?, v.contiguous()?)),
+            None => Ok((self.by_head(k, plan)?, self.by_head(v, plan)?)),
+        }
+    }
+
+    fn queries(&self, x: &Tensor, plan: &Plan, weights: &dyn Projection) -> Result<Tensor> {
+        let q = self.q.forward(x, weights)?;
+        self.turn(&q, self.heads.count, self.q_norm.as_ref(), plan.query_angles.as_ref())
+    }
+
+    fn keys_and_values(&self, x: &Tensor, plan: &Plan, weights: &dyn Projection) -> Result<(Tensor, Tensor)> {
         let k = self.k.forward(x, weights)?;
         let k = self.turn(&k, self.heads.kv, self.k_norm.as_ref(), plan.key_angles.as_ref())?;
-        let v = self.v.forward(x, weights)?;
-        let by_rows = x.device().is_cpu() && !x.track_op();
-        let (k, v) = match cache {
-            Some(cache) => cache.append(&self.by_head(&k, plan)?, &self.by_head(&v, plan)?)?,
-            None if by_rows => (k.contiguous()?, v.contiguous()?),
-            None => (self.by_head(&k, plan)?, self.by_head(&v, plan)?),
-        };
+        Ok((k, self.v.forward(x, weights)?))
+    }
+
+    fn attend(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        plan: &Plan,
+        by_rows: bool,
+        weights: &dyn Projection,
+    ) -> Result<Tensor> {
         let mixed = match by_rows {
-            true => rowwise::attend(&q, &k, &v, &plan.seen, self.heads)?,
-            false => self.mix(&q, &k, &v, plan)?,
+            true => rowwise::attend(q, k, v, &plan.seen, plan.biases.as_ref(), self.heads)?,
+            false => self.mix(q, k, v, plan)?,
         };
         self.o.forward(&mixed, weights)
     }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::kv_cache::KvCache;
 
-use super::{Attention, Mlp, Norm, packing::Plan};
+use super::{Attention, Mlp, Norm, plan::Plan};
 use crate::model::Projection;
 
 /// Attention and MLP around a residual stream: `x + attention(norm(x))`, then `x + mlp(norm(x))`.

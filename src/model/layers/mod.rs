@@ -4,6 +4,8 @@
 
 pub mod attention;
 pub mod block;
+pub mod codec;
+pub mod embedding;
 pub mod graft;
 pub mod int8;
 pub mod linear;
@@ -11,14 +13,18 @@ pub mod mlp;
 pub mod norm;
 pub mod ops;
 pub mod packing;
+pub mod plan;
+pub mod relative;
 pub mod rescore;
 pub mod rotary;
 pub mod rowwise;
 
 pub use attention::Attention;
 pub use block::Block;
+pub use embedding::Embedding;
 pub use linear::Linear;
 pub use mlp::{Activation, Mlp};
 pub use norm::Norm;
-pub use packing::{Packing, Positions};
+pub use packing::Packing;
+pub use plan::{Plan, Positions};
 pub use rotary::Rotary;

@@ -1,17 +1,10 @@
 //! Sequences of different lengths in one packed tensor.
 //!
 //! Linear layers and norms work on rows, so a batch is kept as `[n, d]` with the sequences one after another and no
-//! padding. Attention alone needs `[batch, width, d]`: [`Packing`] pads for it and packs again. [`Plan`] holds what one
-//! pass through a block needs besides the rows: who may look at whom, and at which positions.
-
-use std::{ops::Range, sync::OnceLock};
+//! padding. Attention alone needs `[batch, width, d]`: [`Packing`] pads for it and packs again. Where there is an encoder, a
+//! sequence is its rows and then the decoder's: [`Halves`] takes them apart.
 
 use candle_core::{Device, Result, Tensor};
-
-use super::{
-    rotary::{Angles, Rotary},
-    rowwise::Seen,
-};
 
 /// Where the rows of each sequence lie.
 #[derive(Debug, Clone)]
@@ -75,148 +68,72 @@ impl Packing {
     }
 }
 
-/// Which rows a block computes.
-#[derive(Debug, Clone, Copy)]
-pub enum Rows<'a> {
-    All,
-    /// Per sequence, the positions wanted, ascending. Attention still sees all of the sequence before them.
-    At(&'a [Vec<u32>]),
+/// How long a packed sequence is: an encoder's rows, and the rows that follow them. Without an encoder, all follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Rows that an encoder reads.
+    pub source: usize,
+    /// Rows of a decoder's text; of a classifier's answer.
+    pub target: usize,
 }
 
-/// How rows of a kind of layer know where they stand, and how far back they look.
-#[derive(Debug, Clone, Default)]
-pub struct Positions {
-    /// None where positions are not attention's business.
-    pub rotary: Option<Rotary>,
-    /// Keys that a row sees at most, itself the last; none: all before it.
-    pub window: Option<usize>,
-}
-
-/// What one pass through a block needs besides its rows.
-pub struct Plan {
-    /// Rows that give keys and values.
-    pub keys: Packing,
-    /// Rows that ask, and whose outputs are computed.
-    pub queries: Packing,
-    /// Indices of the asking rows among all; none if all ask.
-    pub select: Option<Tensor>,
-    /// Where keys and queries stand, if positions rotate them.
-    pub key_angles: Option<Angles>,
-    pub query_angles: Option<Angles>,
-    /// Which keys each asking row may look at, among the packed rows or in the cache.
-    pub seen: Vec<Seen>,
-    /// The same within its own sequence, per sequence.
-    looks: Vec<Vec<Range<usize>>>,
-    /// Keys of the widest sequence, those in the cache too.
-    key_width: usize,
-    device: Device,
-    mask: OnceLock<Option<Tensor>>,
-}
-
-impl Plan {
-    /// A causal pass over sequences of `lengths`, of which the first `past` positions are in a cache already (then there
-    /// is one sequence).
-    pub fn causal(
-        lengths: &[usize],
-        past: usize,
-        rows: Rows<'_>,
-        positions: &Positions,
-        device: &Device,
-    ) -> Result<Self> {
-        assert!(past == 0 || lengths.len() == 1, "a cache belongs to one sequence");
-        let given = |length: usize| (past as u32)..(past + length) as u32;
-        let key_positions: Vec<u32> = lengths.iter().flat_map(|&length| given(length)).collect();
-        let asking: Vec<Vec<u32>> = match rows {
-            Rows::All => lengths.iter().map(|&length| given(length).collect()).collect(),
-            Rows::At(selected) => selected.to_vec(),
-        };
-        let query_lengths: Vec<usize> = asking.iter().map(Vec::len).collect();
-        let query_positions: Vec<u32> = asking.iter().flatten().copied().collect();
-        let select = match rows {
-            Rows::All => None,
-            Rows::At(selected) => Some(Tensor::new(flat_index(lengths, past, selected), device)?),
-        };
-        let angles = |at: &[u32]| positions.rotary.as_ref().map(|rotary| rotary.at(at)).transpose();
-        let key_angles = angles(&key_positions)?;
-        let query_angles = if select.is_some() { angles(&query_positions)? } else { key_angles.clone() };
-        let keys = Packing::new(lengths, device)?;
-        let looks = backward_looks(&asking, positions.window);
-        Ok(Self {
-            key_width: past + keys.width,
-            keys,
-            queries: Packing::new(&query_lengths, device)?,
-            select,
-            key_angles,
-            query_angles,
-            seen: seen(lengths, &looks),
-            looks,
-            device: device.clone(),
-            mask: OnceLock::new(),
-        })
+impl Extent {
+    /// A sequence that no encoder reads.
+    pub fn text(length: usize) -> Self {
+        Self { source: 0, target: length }
     }
 
-    /// What padded attention adds to its scores, `[batch, 1, 1, query width, key width]`: 0 where a query may look, minus
-    /// infinity where not; none if it may look everywhere. Made when it is first asked for: it is as large as the square
-    /// of the text.
-    pub fn mask(&self) -> Result<Option<&Tensor>> {
-        if self.mask.get().is_none() {
-            let mask = mask(&self.looks, self.key_width, &self.device)?;
-            return Ok(self.mask.get_or_init(|| mask).as_ref());
+    /// Rows altogether.
+    pub fn total(self) -> usize {
+        self.source + self.target
+    }
+}
+
+/// The two halves of packed sequences, apart.
+pub struct Halves {
+    /// Source rows of each sequence.
+    pub sources: Vec<usize>,
+    /// Target rows of each sequence.
+    pub targets: Vec<usize>,
+    /// Where the sources' rows lie among all.
+    pub source_rows: Vec<u32>,
+    /// Where the targets' rows lie among all.
+    pub target_rows: Vec<u32>,
+}
+
+impl Halves {
+    /// Of sequences as long as these.
+    pub fn of(extents: &[Extent]) -> Self {
+        let (mut source_rows, mut target_rows, mut start) = (Vec::new(), Vec::new(), 0);
+        for extent in extents {
+            let (middle, end) = (start + extent.source as u32, start + extent.total() as u32);
+            source_rows.extend(start..middle);
+            target_rows.extend(middle..end);
+            start = end;
         }
-        Ok(self.mask.get().and_then(Option::as_ref))
+        let sources = extents.iter().map(|extent| extent.source).collect();
+        let targets = extents.iter().map(|extent| extent.target).collect();
+        Self { sources, targets, source_rows, target_rows }
     }
 
-    /// The rows that ask, out of `x [n, d]`.
-    pub fn select(&self, x: &Tensor) -> Result<Tensor> {
-        match &self.select {
-            Some(index) => x.index_select(index, 0),
-            None => Ok(x.clone()),
+    /// The sources' rows of `x [n, d]`.
+    pub fn source(&self, x: &Tensor) -> Result<Tensor> {
+        x.index_select(&Tensor::new(self.source_rows.as_slice(), x.device())?, 0)
+    }
+
+    /// The targets' rows of `x [n, d]`.
+    pub fn target(&self, x: &Tensor) -> Result<Tensor> {
+        x.index_select(&Tensor::new(self.target_rows.as_slice(), x.device())?, 0)
+    }
+
+    /// Undoes [`Halves::source`] and [`Halves::target`].
+    pub fn join(&self, source: &Tensor, target: &Tensor) -> Result<Tensor> {
+        let mut order = vec![0u32; self.source_rows.len() + self.target_rows.len()];
+        for (from, &to) in (0..).zip(self.source_rows.iter().chain(&self.target_rows)) {
+            order[to as usize] = from;
         }
+        Tensor::cat(&[source, target], 0)?.index_select(&Tensor::new(order, source.device())?, 0)
     }
-}
-
-fn flat_index(lengths: &[usize], past: usize, selected: &[Vec<u32>]) -> Vec<u32> {
-    let mut start = 0u32;
-    let mut index = Vec::new();
-    for (&length, positions) in lengths.iter().zip(selected) {
-        index.extend(positions.iter().map(|&position| start + position - past as u32));
-        start += length as u32;
-    }
-    index
-}
-
-/// A row sees itself and what comes before it, at most `window` keys of it.
-fn backward_looks(asking: &[Vec<u32>], window: Option<usize>) -> Vec<Vec<Range<usize>>> {
-    let look = |&position: &u32| {
-        let end = position as usize + 1;
-        end.saturating_sub(window.unwrap_or(end))..end
-    };
-    asking.iter().map(|positions| positions.iter().map(look).collect()).collect()
-}
-
-fn seen(lengths: &[usize], looks: &[Vec<Range<usize>>]) -> Vec<Seen> {
-    let mut start = 0;
-    let mut seen = Vec::new();
-    for (&length, looks) in lengths.iter().zip(looks) {
-        seen.extend(looks.iter().map(|look| Seen { start: start + look.start, count: look.len() }));
-        start += length;
-    }
-    seen
-}
-
-fn mask(looks: &[Vec<Range<usize>>], key_width: usize, device: &Device) -> Result<Option<Tensor>> {
-    let query_width = looks.iter().map(Vec::len).max().unwrap_or(0);
-    if looks.iter().flatten().all(|look| *look == (0..key_width)) {
-        return Ok(None);
-    }
-    let mut mask = vec![0f32; looks.len() * query_width * key_width];
-    for (rows, looks) in mask.chunks_exact_mut(query_width * key_width).zip(looks) {
-        for (row, look) in rows.chunks_exact_mut(key_width).zip(looks) {
-            row[..look.start].fill(f32::NEG_INFINITY);
-            row[look.end..].fill(f32::NEG_INFINITY);
-        }
-    }
-    Tensor::from_vec(mask, (looks.len(), 1, 1, query_width, key_width), device).map(Some)
 }
 
 #[cfg(test)]
@@ -236,20 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn a_query_sees_its_past_and_itself_only() {
-        let row = |start, count| Seen { start, count };
-        let seen = |lengths: &[usize], asking: &[Vec<u32>], window| seen(lengths, &backward_looks(asking, window));
-        assert_eq!(seen(&[2, 3], &[vec![0, 1], vec![2]], None), [row(0, 1), row(0, 2), row(2, 3)]);
-        assert_eq!(seen(&[2], &[vec![7, 8]], None), [row(0, 8), row(0, 9)]);
-        assert_eq!(seen(&[2, 3], &[vec![1], vec![0, 2]], Some(2)), [row(0, 2), row(2, 1), row(3, 2)]);
-        let mask = |asking: &[u32], window, width| {
-            let looks = backward_looks(&[asking.to_vec()], window);
-            let mask = mask(&looks, width, &Device::Cpu).unwrap();
-            mask.map(|mask| mask.flatten_all().unwrap().to_vec1::<f32>().unwrap())
-        };
-        let (open, shut) = (0.0, f32::NEG_INFINITY);
-        assert_eq!(mask(&[1, 2], None, 3).unwrap(), [open, open, shut, open, open, open]);
-        assert_eq!(mask(&[1, 2], Some(2), 3).unwrap(), [open, open, shut, shut, open, open]);
-        assert!(mask(&[7], None, 8).is_none());
+    fn halves_come_apart_and_together() {
+        let extents = [(2, 1), (0, 2), (3, 0)].map(|(source, target)| Extent { source, target });
+        let halves = Halves::of(&extents);
+        assert_eq!(halves.source_rows, [0, 1, 5, 6, 7]);
+        assert_eq!(halves.target_rows, [2, 3, 4]);
+        let x = random(&[8, 3], 1);
+        let (source, target) = (halves.source(&x).unwrap(), halves.target(&x).unwrap());
+        assert_close(&halves.join(&source, &target).unwrap(), &x, 0.0);
     }
 }

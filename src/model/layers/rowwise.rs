@@ -10,7 +10,7 @@
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::attention::Heads;
+use super::{attention::Heads, relative::Distances};
 
 /// Partial sums of a product of two vectors, added in a fixed order whatever the vector width.
 const LANES: usize = 16;
@@ -24,12 +24,22 @@ pub struct Seen {
     pub start: usize,
     /// Keys from there on that it sees; where attention is causal, itself the last.
     pub count: usize,
+    /// Where the first of them stands, seen from the row: 0 its own place, negative before it.
+    pub distance: i64,
 }
 
 /// `q [rows, heads * d]` asks for keys and values that are either packed rows `[n, kv_heads * d]` or a cache
-/// `[1, kv_heads, n, d]`; `seen` says for each row which. Returns `[rows, heads * d]`.
-pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, seen: &[Seen], heads: Heads) -> Result<Tensor> {
-    let (kv_heads, head_dim, scale) = (heads.kv, heads.dim, heads.scale as f32);
+/// `[1, kv_heads, n, d]`; `seen` says for each row which, and `biases` what is added to their
+/// scores. Returns `[rows, heads * d]`.
+pub fn attend(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    seen: &[Seen],
+    biases: Option<&Distances>,
+    heads: Heads,
+) -> Result<Tensor> {
+    let (kv_heads, head_dim) = (heads.kv, heads.dim);
     let (rows, width) = q.dims2()?;
     let q = q.contiguous()?;
     let (q_storage, q_layout) = q.storage_and_layout();
@@ -45,7 +55,12 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, seen: &[Seen], heads: Heads) -
     let one = |(place, out): (usize, &mut [f32])| {
         let (row, head) = (place / kv_heads, place % kv_heads);
         let q = &q[row * width + head * group..][..group];
-        attend_group(q, keys.of(head, seen[row]), values.of(head, seen[row]), (seen[row].count, scale), out);
+        let scores = Scores {
+            count: seen[row].count,
+            scale: heads.scale as f32,
+            biases: biases.map(|biases| (biases, head * (group / head_dim), seen[row].distance)),
+        };
+        attend_group(q, keys.of(head, seen[row]), values.of(head, seen[row]), scores, out);
     };
     if work < PARALLEL {
         out.chunks_exact_mut(group).enumerate().for_each(one);
@@ -102,33 +117,45 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// How a row scores the keys that it sees.
+#[derive(Clone, Copy)]
+struct Scores<'a> {
+    count: usize,
+    scale: f32,
+    /// What is added, the first head that shares these keys, and the first key's distance.
+    biases: Option<(&'a Distances, usize, i64)>,
+}
+
 /// All heads that share one head of keys; by the widest vectors that the CPU has, which do not change a bit.
-fn attend_group(q: &[f32], keys: Rows<'_>, values: Rows<'_>, (count, scale): (usize, f32), out: &mut [f32]) {
+fn attend_group(q: &[f32], keys: Rows<'_>, values: Rows<'_>, scores: Scores<'_>, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         #[expect(unsafe_code, reason = "calling a function compiled for a CPU feature")]
         // SAFETY: the CPU has the feature.
-        return unsafe { attend_group_avx2(q, keys, values, (count, scale), out) };
+        return unsafe { attend_group_avx2(q, keys, values, scores, out) };
     }
-    attend_group_inline(q, keys, values, (count, scale), out);
+    attend_group_inline(q, keys, values, scores, out);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn attend_group_avx2(q: &[f32], keys: Rows<'_>, values: Rows<'_>, (count, scale): (usize, f32), out: &mut [f32]) {
-    attend_group_inline(q, keys, values, (count, scale), out);
+fn attend_group_avx2(q: &[f32], keys: Rows<'_>, values: Rows<'_>, scores: Scores<'_>, out: &mut [f32]) {
+    attend_group_inline(q, keys, values, scores, out);
 }
 
 #[inline(always)]
-fn attend_group_inline(q: &[f32], keys: Rows<'_>, values: Rows<'_>, (count, scale): (usize, f32), out: &mut [f32]) {
+fn attend_group_inline(q: &[f32], keys: Rows<'_>, values: Rows<'_>, scores: Scores<'_>, out: &mut [f32]) {
     let head_dim = keys.head_dim;
-    let mut weights = vec![0f32; count];
-    for (q, out) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
-        let mut largest = f32::NEG_INFINITY;
+    let mut weights = vec![0f32; scores.count];
+    for (head, (q, out)) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)).enumerate() {
         for (key, weight) in weights.iter_mut().enumerate() {
-            *weight = dot(q, keys.row(key)) * scale;
-            largest = largest.max(*weight);
+            *weight = dot(q, keys.row(key)) * scores.scale;
         }
+        if let Some((biases, first, distance)) = scores.biases {
+            let biases = biases.of(first + head, distance, scores.count);
+            weights.iter_mut().zip(biases).for_each(|(weight, bias)| *weight += bias);
+        }
+        let largest = weights.iter().fold(f32::NEG_INFINITY, |largest, &weight| largest.max(weight));
         let mut total = 0f64;
         for weight in &mut weights {
             *weight = (*weight - largest).exp();
@@ -199,14 +226,14 @@ mod tests {
         let q = (random(&[n, heads * HEAD_DIM], 1) * 3.0).unwrap();
         let k = (random(&[n, KV_HEADS * HEAD_DIM], 2) * 3.0).unwrap();
         let v = random(&[n, KV_HEADS * HEAD_DIM], 3);
-        let seen: Vec<Seen> = (0..n).map(|row| Seen { start: 0, count: row + 1 }).collect();
-        let all = attend(&q, &k, &v, &seen, sizes()).unwrap();
+        let seen: Vec<Seen> = (0..n).map(|row| Seen { start: 0, count: row + 1, distance: -(row as i64) }).collect();
+        let all = attend(&q, &k, &v, &seen, None, sizes()).unwrap();
         assert_close(&all, &composed(&q, &k, &v, heads), 1e-5);
 
         // After another sequence, a row at a time, and from a cache.
         let twice = |x: &Tensor| Tensor::cat(&[&random(&[7, x.dim(1).unwrap()], 4), x], 0).unwrap();
         let later: Vec<Seen> = seen.iter().map(|seen| Seen { start: 7, ..*seen }).collect();
-        let shifted = attend(&q, &twice(&k), &twice(&v), &later, sizes()).unwrap();
+        let shifted = attend(&q, &twice(&k), &twice(&v), &later, None, sizes()).unwrap();
         assert_close(&shifted, &all, 0.0);
         let cached = |x: &Tensor| {
             let heads = x.reshape((1, n, KV_HEADS, HEAD_DIM)).unwrap().transpose(1, 2).unwrap();
@@ -215,7 +242,7 @@ mod tests {
         };
         let (k, v) = (cached(&k), cached(&v));
         for row in [0, 1, 40, n - 1] {
-            let alone = attend(&q.narrow(0, row, 1).unwrap(), &k, &v, &seen[row..=row], sizes()).unwrap();
+            let alone = attend(&q.narrow(0, row, 1).unwrap(), &k, &v, &seen[row..=row], None, sizes()).unwrap();
             assert_close(&alone, &all.narrow(0, row, 1).unwrap(), 0.0);
         }
     }
@@ -227,8 +254,9 @@ mod tests {
         let (q, k, v) = (flat(&q), flat(&k), flat(&v));
         let rows = |data| Rows { data, stride: HEAD_DIM, head_dim: HEAD_DIM };
         let (mut wide, mut plain) = (vec![0f32; q.len()], vec![0f32; q.len()]);
-        attend_group(&q, rows(&k), rows(&v), (50, 0.2), &mut wide);
-        attend_group_inline(&q, rows(&k), rows(&v), (50, 0.2), &mut plain);
+        let scores = Scores { count: 50, scale: 0.2, biases: None };
+        attend_group(&q, rows(&k), rows(&v), scores, &mut wide);
+        attend_group_inline(&q, rows(&k), rows(&v), scores, &mut plain);
         assert_eq!(wide, plain);
     }
 }

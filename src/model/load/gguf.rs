@@ -10,21 +10,22 @@ use std::{
 
 use candle_core::{
     Device, Tensor,
-    quantized::{
-        GgmlDType, QStorage, QTensor,
-        gguf_file::{Content, Value},
-    },
+    quantized::{GgmlDType, QStorage, QTensor, gguf_file::Content},
 };
 
-use super::{Checkpoint, LoadOptions, Loaded, check_shape};
+use super::{
+    Checkpoint, LoadOptions, Loaded, check_shape,
+    gguf_config::{self, Metadata},
+};
 use crate::{
     digest::Digest,
     model::{
         ModelError,
         chat_template::ChatTemplate,
-        families::{self, llama::LlamaConfig},
+        families::{self, Family, llama::LlamaConfig},
         layers::{
             Linear,
+            attention::Heads,
             linear::Quantized,
             rotary::{RopeScaling, halves_from_pairs},
         },
@@ -48,23 +49,38 @@ pub(super) fn open(path: &Path, options: &LoadOptions) -> Result<Loaded, ModelEr
     let tokenizer = Tokenizer::from_gguf(&content)?;
     let chat_template = ChatTemplate::from_gguf(&content, &tokenizer)?;
     let name = path.file_stem().map_or_else(|| architecture.clone(), |stem| stem.to_string_lossy().into_owned());
-    let mut config = config(&metadata, &architecture)?;
-    let mut checkpoint = GgufCheckpoint {
+    let family: Box<dyn Family> = match architecture.as_str() {
+        "gemma3" => Box::new(gguf_config::gemma3(&metadata)?),
+        _ => {
+            let config = gguf_config::llama(&metadata, &architecture)?;
+            let divisors = rope_divisors(&content, &mut reader, path, config.head_dim / 2)?;
+            let rope_scaling = divisors.map_or(config.rope_scaling.clone(), RopeScaling::Divisors);
+            Box::new(LlamaConfig { rope_scaling, ..config })
+        }
+    };
+    let checkpoint = GgufCheckpoint {
         // Files of the Llama architecture store q and k rows interleaved for ggml's rotary; the others as trained.
-        interleaved: architecture == "llama",
-        heads: config.heads,
-        kv_heads: config.kv_heads,
+        interleaved: (architecture == "llama").then(|| gguf_config::heads(&metadata, "llama")).transpose()?,
+        parts: if architecture == "gemma3" { GEMMA3 } else { LLAMA },
         content,
         reader,
         path: path.to_owned(),
         device: options.device.clone(),
     };
-    if checkpoint.content.tensor_infos.contains_key("rope_freqs.weight") {
-        let divisors = checkpoint.dense("rope_freqs.weight", &[config.head_dim / 2])?;
-        config.rope_scaling = RopeScaling::Divisors(divisors.to_vec1()?);
-    }
-    let (family, checkpoint) = (Box::new(config), Box::new(checkpoint));
-    Ok(Loaded { family, architecture, checkpoint, tokenizer, chat_template, name, digest })
+    Ok(Loaded { family, architecture, checkpoint: Box::new(checkpoint), tokenizer, chat_template, name, digest })
+}
+
+/// Llama 3's scaling: a divisor for each of the `frequencies`.
+fn rope_divisors(
+    content: &Content,
+    reader: &mut BufReader<File>,
+    path: &Path,
+    frequencies: usize,
+) -> Result<Option<Vec<f32>>, ModelError> {
+    let Some(info) = content.tensor_infos.get("rope_freqs.weight") else { return Ok(None) };
+    check_shape(&path.display().to_string(), "rope_freqs.weight", info.shape.dims(), &[frequencies])?;
+    let divisors = content.tensor(reader, "rope_freqs.weight", &Device::Cpu)?;
+    Ok(Some(divisors.dequantize(&Device::Cpu)?.to_vec1()?))
 }
 
 /// Metadata and tensor table. candle checks every length against the file's size before it allocates, but divides by the
@@ -75,108 +91,20 @@ fn read_header(reader: &mut BufReader<File>) -> Result<Content, String> {
         .map_err(|error| error.to_string())
 }
 
-struct Metadata<'a> {
-    content: &'a Content,
-    file: String,
-}
-
-impl Metadata<'_> {
-    fn get(&self, key: &str) -> Result<&Value, ModelError> {
-        let missing = || ModelError::Missing { file: self.file.clone(), what: format!("metadata {key:?}") };
-        self.content.metadata.get(key).ok_or_else(missing)
-    }
-
-    fn wrong(&self, key: &str) -> ModelError {
-        ModelError::Malformed { file: self.file.clone(), why: format!("metadata {key:?} has the wrong type") }
-    }
-
-    fn string(&self, key: &str) -> Result<String, ModelError> {
-        Ok(self.get(key)?.to_string().map_err(|_| self.wrong(key))?.clone())
-    }
-
-    fn optional_string(&self, key: &str) -> Option<String> {
-        self.content.metadata.get(key).and_then(|value| value.to_string().ok()).cloned()
-    }
-
-    fn size(&self, key: &str) -> Result<usize, ModelError> {
-        let value = self.get(key)?;
-        let size = value.to_u64().or_else(|_| value.to_u32().map(u64::from)).map_err(|_| self.wrong(key))?;
-        usize::try_from(size).map_err(|_| self.wrong(key))
-    }
-
-    fn float(&self, key: &str) -> Result<f64, ModelError> {
-        let value = self.get(key)?;
-        value.to_f64().or_else(|_| value.to_f32().map(f64::from)).map_err(|_| self.wrong(key))
-    }
-
-    fn has(&self, key: &str) -> bool {
-        self.content.metadata.contains_key(key)
-    }
-}
-
-fn config(metadata: &Metadata<'_>, architecture: &str) -> Result<LlamaConfig, ModelError> {
-    let key = |name: &str| format!("{architecture}.{name}");
-    let heads = metadata.size(&key("attention.head_count"))?;
-    let hidden = metadata.size(&key("embedding_length"))?;
-    let or = |name: &str, default: usize| {
-        if metadata.has(&key(name)) { metadata.size(&key(name)) } else { Ok(default) }
-    };
-    let scaling = match metadata.optional_string(&key("rope.scaling.type")).as_deref() {
-        None | Some("none") => RopeScaling::None,
-        Some("linear") => RopeScaling::Linear(metadata.float(&key("rope.scaling.factor"))?),
-        Some(other) => {
-            return Err(ModelError::Unsupported {
-                what: "rope scaling",
-                name: other.to_owned(),
-                hint: "supported are none, linear and rope_freqs.weight".to_owned(),
-            });
-        }
-    };
-    let vocabulary = metadata
-        .content
-        .tensor_infos
-        .get("token_embd.weight")
-        .and_then(|info| info.shape.dims().first().copied())
-        .ok_or_else(|| ModelError::Missing { file: metadata.file.clone(), what: "token_embd.weight".to_owned() })?;
-    let context = metadata.size(&key("context_length"))?;
-    let head_dim = or("attention.key_length", hidden.checked_div(heads).unwrap_or(0))?;
-    let turned = or("rope.dimension_count", head_dim)?;
-    if turned != head_dim {
-        return Err(ModelError::Unsupported {
-            what: "partial rotary embedding",
-            name: format!("{turned} of {head_dim} dimensions"),
-            hint: String::new(),
-        });
-    }
-    Ok(LlamaConfig {
-        vocabulary,
-        hidden,
-        intermediate: metadata.size(&key("feed_forward_length"))?,
-        blocks: metadata.size(&key("block_count"))?,
-        heads,
-        kv_heads: or("attention.head_count_kv", heads)?,
-        head_dim,
-        rms_eps: metadata.float(&key("attention.layer_norm_rms_epsilon"))?,
-        rope_base: if metadata.has(&key("rope.freq_base")) { metadata.float(&key("rope.freq_base"))? } else { 1e4 },
-        rope_scaling: scaling,
-        context: context.min(or("attention.sliding_window", context)?),
-        tied: None,
-    })
-}
-
 struct GgufCheckpoint {
     content: Content,
     reader: BufReader<File>,
     path: PathBuf,
     device: Device,
-    interleaved: bool,
-    heads: usize,
-    kv_heads: usize,
+    /// Heads whose rotary pairs are interleaved, if they are.
+    interleaved: Option<Heads>,
+    /// How parts of a block's tensors are called.
+    parts: &'static [(&'static str, &'static str)],
 }
 
 impl GgufCheckpoint {
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, ModelError> {
-        let stored = stored_name(name);
+        let stored = stored_name(name, self.parts);
         let file = self.name();
         let info = self
             .content
@@ -189,10 +117,10 @@ impl GgufCheckpoint {
 
     /// The row order that turns interleaved rotary pairs into halves, for the matrices that have them.
     fn row_order(&self, name: &str, rows: usize) -> Option<Vec<u32>> {
+        let interleaved = self.interleaved?;
         let heads = match name {
-            _ if !self.interleaved => return None,
-            _ if name.contains("self_attn.q_proj") => self.heads,
-            _ if name.contains("self_attn.k_proj") => self.kv_heads,
+            _ if name.contains("self_attn.q_proj") => interleaved.count,
+            _ if name.contains("self_attn.k_proj") => interleaved.kv,
             _ => return None,
         };
         let head_dim = rows / heads;
@@ -210,7 +138,7 @@ impl Checkpoint for GgufCheckpoint {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.content.tensor_infos.contains_key(&stored_name(name))
+        self.content.tensor_infos.contains_key(&stored_name(name, self.parts))
     }
 
     fn dense(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
@@ -243,30 +171,51 @@ fn reorder_rows(weight: &QTensor, order: &[u32]) -> Result<QTensor, ModelError> 
     Ok(QTensor::new(storage, weight.shape().clone())?)
 }
 
+/// Parts of a block, by Hugging Face's name and by GGUF's.
+const LLAMA: &[(&str, &str)] = &[
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+];
+
+/// The same where a block has four norms.
+const GEMMA3: &[(&str, &str)] = &[
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
 /// GGUF's name of a tensor that Hugging Face calls `name`.
-fn stored_name(name: &str) -> String {
+fn stored_name(name: &str, parts: &[(&str, &str)]) -> String {
     match name {
         "model.embed_tokens.weight" => return "token_embd.weight".to_owned(),
         "model.norm.weight" => return "output_norm.weight".to_owned(),
         "lm_head.weight" => return "output.weight".to_owned(),
         _ => {}
     }
-    let Some(rest) = name.strip_prefix("model.layers.") else { return name.to_owned() };
-    let parts = [
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.o_proj", "attn_output"),
-        ("self_attn.q_norm", "attn_q_norm"),
-        ("self_attn.k_norm", "attn_k_norm"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "ffn_norm"),
-    ];
-    let stored = parts.iter().fold(rest.to_owned(), |name, (from, to)| name.replace(from, to));
-    format!("blk.{stored}")
+    let Some((block, part)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
+        return name.to_owned();
+    };
+    let stored = parts.iter().find_map(|(ours, stored)| Some((stored, part.strip_prefix(ours)?)));
+    stored.map_or_else(|| name.to_owned(), |(stored, kind)| format!("blk.{block}.{stored}{kind}"))
 }
 
 #[cfg(test)]
@@ -275,11 +224,15 @@ mod tests {
 
     #[test]
     fn names_map() {
-        assert_eq!(stored_name("model.layers.7.mlp.down_proj.weight"), "blk.7.ffn_down.weight");
-        assert_eq!(stored_name("model.layers.0.self_attn.q_proj.bias"), "blk.0.attn_q.bias");
-        assert_eq!(stored_name("model.layers.0.self_attn.q_norm.weight"), "blk.0.attn_q_norm.weight");
-        assert_eq!(stored_name("model.layers.0.post_attention_layernorm.weight"), "blk.0.ffn_norm.weight");
-        assert_eq!(stored_name("lm_head.weight"), "output.weight");
+        assert_eq!(stored_name("model.layers.7.mlp.down_proj.weight", LLAMA), "blk.7.ffn_down.weight");
+        assert_eq!(stored_name("model.layers.0.self_attn.q_proj.bias", LLAMA), "blk.0.attn_q.bias");
+        assert_eq!(stored_name("model.layers.0.self_attn.q_norm.weight", LLAMA), "blk.0.attn_q_norm.weight");
+        assert_eq!(stored_name("model.layers.0.post_attention_layernorm.weight", LLAMA), "blk.0.ffn_norm.weight");
+        assert_eq!(stored_name("lm_head.weight", LLAMA), "output.weight");
+        let norm = "model.layers.3.post_attention_layernorm.weight";
+        assert_eq!(stored_name(norm, LLAMA), "blk.3.ffn_norm.weight");
+        assert_eq!(stored_name(norm, GEMMA3), "blk.3.post_attention_norm.weight");
+        assert_eq!(stored_name("model.layers.3.pre_feedforward_layernorm.weight", GEMMA3), "blk.3.ffn_norm.weight");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! a chat template.
 
 pub mod gguf;
+mod gguf_config;
 pub mod hugging_face;
 
 use std::path::Path;
@@ -55,7 +56,8 @@ pub(super) fn load(path: &Path, options: &LoadOptions) -> Result<Model, ModelErr
     let loaded = if metadata.is_dir() { hugging_face::open(path, options)? } else { gguf::open(path, options)? };
     let Loaded { family, architecture, mut checkpoint, tokenizer, chat_template, name, digest } = loaded;
     let network = family.build(checkpoint.as_mut(), options.tail_blocks)?;
-    let (ids, rows) = (tokenizer.vocab_size(), network.shape().vocabulary);
+    let tokenizer = tokenizer.framed(family.framing());
+    let (ids, rows) = (tokenizer.vocab_size(), network.shape().inputs);
     if ids > rows {
         let why = format!("its tokenizer has {ids} ids, but its embedding has {rows} rows");
         return Err(ModelError::Malformed { file: checkpoint.name(), why });

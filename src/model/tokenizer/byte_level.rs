@@ -3,54 +3,38 @@
 
 use tokenizers::{Model as _, models::bpe::BPE};
 
-use super::{pre_tokenizer::PreTokenizer, vocabulary::to_alphabet};
+use super::{
+    partition::{Fragment, Partition},
+    pre_tokenizer::PreTokenizer,
+    vocabulary::to_alphabet,
+};
 use crate::model::ModelError;
 
 /// The encoder of a GGUF vocabulary of kind `gpt2`.
 pub(super) struct ByteLevelBpe {
     bpe: BPE,
     pre_tokenizer: PreTokenizer,
-    /// Tokens recognised in text, longest first.
-    recognised: Vec<(String, u32)>,
+    partition: Partition,
     /// Whether the vocabulary has every byte as a token of its own.
     every_byte: bool,
 }
 
-/// A part of a text: not tokenized yet, or a token already.
-enum Fragment<'t> {
-    Text(&'t str),
-    Token(u32),
-}
-
 impl ByteLevelBpe {
     /// `recognised` are the tokens to find in text as they are spelled, whatever surrounds them.
-    pub(super) fn new(bpe: BPE, pre_tokenizer: PreTokenizer, mut recognised: Vec<(String, u32)>) -> Self {
-        recognised.retain(|(content, _)| !content.is_empty());
-        recognised.sort_by_key(|(content, _)| std::cmp::Reverse(content.len()));
+    pub(super) fn new(bpe: BPE, pre_tokenizer: PreTokenizer, recognised: Vec<(String, u32)>) -> Self {
         let every_byte = super::vocabulary::alphabet().all(|c| has_char(&bpe, c));
-        Self { bpe, pre_tokenizer, recognised, every_byte }
+        Self { bpe, pre_tokenizer, partition: Partition::new(recognised), every_byte }
     }
 
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         let mut ids = Vec::with_capacity(text.len() / 3);
-        for fragment in self.partition(text) {
+        for fragment in self.partition.cut(text) {
             match fragment {
                 Fragment::Token(id) => ids.push(id),
                 Fragment::Text(text) => self.pre_tokenizer.split(text, |word| self.encode_word(word, &mut ids))?,
             }
         }
         Ok(ids)
-    }
-
-    /// Cuts out recognised tokens, the longest first over the whole text, as llama.cpp does.
-    fn partition<'t>(&self, text: &'t str) -> Vec<Fragment<'t>> {
-        let mut fragments = vec![Fragment::Text(text)];
-        for (content, id) in &self.recognised {
-            if text.contains(content) {
-                fragments = fragments.into_iter().flat_map(|fragment| cut_out(fragment, content, *id)).collect();
-            }
-        }
-        fragments
     }
 
     fn encode_word(&self, word: &str, ids: &mut Vec<u32>) -> Result<(), ModelError> {
@@ -71,20 +55,6 @@ impl ByteLevelBpe {
 
 fn has_char(bpe: &BPE, c: char) -> bool {
     bpe.token_to_id(c.encode_utf8(&mut [0; 4])).is_some()
-}
-
-fn cut_out<'t>(fragment: Fragment<'t>, content: &str, id: u32) -> Vec<Fragment<'t>> {
-    let Fragment::Text(text) = fragment else { return vec![fragment] };
-    let mut fragments = Vec::new();
-    for (i, part) in text.split(content).enumerate() {
-        if i > 0 {
-            fragments.push(Fragment::Token(id));
-        }
-        if !part.is_empty() {
-            fragments.push(Fragment::Text(part));
-        }
-    }
-    fragments
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@ use candle_core::quantized::gguf_file::{Content, Value};
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 
 use super::{
-    END_TOKENS, Encoder, Tokenizer,
+    END_TOKENS, Encoder, Framing, Tokenizer,
     byte_level::ByteLevelBpe,
+    partition::Partition,
     pre_tokenizer::PreTokenizer,
+    sentence_piece::{SPACE, SentencePiece},
     vocabulary::{Vocabulary, byte_token, from_alphabet},
 };
 use crate::model::ModelError;
@@ -28,39 +30,82 @@ impl Tokenizer {
     /// The tokenizer that a GGUF file's metadata describes.
     ///
     /// # Errors
-    /// [`ModelError::Unsupported`] where the kind of vocabulary is not `gpt2` (byte-level BPE) or the pre-tokenizer's name
-    /// is unknown; [`ModelError::Missing`] and [`ModelError::Malformed`] name the key.
+    /// [`ModelError::Unsupported`] where the kind of vocabulary is neither `gpt2` (byte-level BPE) nor `llama`
+    /// (SentencePiece's BPE), or the pre-tokenizer's name is unknown; [`ModelError::Missing`] and
+    /// [`ModelError::Malformed`] name the key.
     pub fn from_gguf(content: &Content) -> Result<Self, ModelError> {
         let metadata = Metadata(content);
         let kind = metadata.string("tokenizer.ggml.model")?;
-        if kind != "gpt2" {
-            let hint =
-                "of GGUF vocabularies only byte-level BPE (\"gpt2\") is; load the model from its Hugging Face folder";
-            return Err(ModelError::Unsupported {
-                what: "GGUF tokenizer",
-                name: kind.to_owned(),
-                hint: hint.to_owned(),
-            });
-        }
-        let pre_tokenizer = PreTokenizer::named(metadata.string("tokenizer.ggml.pre")?)?;
+        let read = match kind {
+            "gpt2" => byte_level,
+            "llama" => sentence_piece,
+            other => {
+                let hint =
+                    "of GGUF vocabularies byte-level BPE (\"gpt2\") and SentencePiece's BPE (\"llama\") are; load \
+                            the model from its Hugging Face folder"
+                        .to_owned();
+                return Err(ModelError::Unsupported { what: "GGUF tokenizer", name: other.to_owned(), hint });
+            }
+        };
         let tokens = metadata.strings("tokenizer.ggml.tokens")?;
         let kinds = metadata.kinds(tokens.len())?;
         let bos = metadata.token("tokenizer.ggml.bos_token_id", tokens.len())?;
         let eos = metadata.token("tokenizer.ggml.eos_token_id", tokens.len())?;
-        let add_bos = metadata.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(pre_tokenizer.add_bos);
         let ends = metadata.ends(&tokens, &kinds, eos)?;
-        let bpe = build_bpe(&tokens, metadata.merges()?, &pre_tokenizer)?;
-        let recognised = recognised(&tokens, &kinds);
+        let Pipeline { encoder, spelled, add_bos, strip_leading_space } = read(&metadata, &tokens, &kinds)?;
+        let add_bos = metadata.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos);
         Ok(Self {
-            vocabulary: vocabulary(&tokens, &kinds),
-            encoder: Encoder::ByteLevel(Box::new(ByteLevelBpe::new(bpe, pre_tokenizer, recognised))),
+            vocabulary: vocabulary(&tokens, &kinds, spelled),
+            encoder,
             bos,
             eos,
             add_bos: add_bos && bos.is_some(),
             ends,
-            strip_leading_space: false,
+            strip_leading_space,
+            framing: Framing::default(),
         })
     }
+}
+
+/// What kinds of vocabulary differ in.
+struct Pipeline {
+    encoder: Encoder,
+    /// The bytes that a normal token stands for.
+    spelled: fn(&str) -> Vec<u8>,
+    /// Whether prompts begin with BOS where the metadata does not say.
+    add_bos: bool,
+    strip_leading_space: bool,
+}
+
+fn byte_level(metadata: &Metadata<'_>, tokens: &[&str], kinds: &[Kind]) -> Result<Pipeline, ModelError> {
+    let pre_tokenizer = PreTokenizer::named(metadata.string("tokenizer.ggml.pre")?)?;
+    let add_bos = pre_tokenizer.add_bos;
+    let bpe = build_bpe(tokens, metadata.merges()?, &pre_tokenizer)?;
+    let encoder = ByteLevelBpe::new(bpe, pre_tokenizer, recognised(tokens, kinds));
+    Ok(Pipeline {
+        encoder: Encoder::ByteLevel(Box::new(encoder)),
+        spelled: from_alphabet,
+        add_bos,
+        strip_leading_space: false,
+    })
+}
+
+fn sentence_piece(metadata: &Metadata<'_>, tokens: &[&str], kinds: &[Kind]) -> Result<Pipeline, ModelError> {
+    let scores = metadata.scores(tokens.len())?;
+    let prefix = metadata.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    let mut bytes = vec![None; 256];
+    for (id, (token, _)) in (0..).zip(tokens.iter().zip(kinds)).filter(|(_, (_, kind))| **kind == Kind::Byte) {
+        if let Some(byte) = byte_token(token) {
+            bytes[usize::from(byte)] = Some(id);
+        }
+    }
+    let partition = Partition::new(recognised(tokens, kinds));
+    Ok(Pipeline {
+        encoder: Encoder::SentencePiece(Box::new(SentencePiece::new(tokens, scores, bytes, partition, prefix))),
+        spelled: |token| token.replace(SPACE, " ").into_bytes(),
+        add_bos: true,
+        strip_leading_space: prefix,
+    })
 }
 
 fn build_bpe(tokens: &[&str], merges: Merges, pre_tokenizer: &PreTokenizer) -> Result<BPE, ModelError> {
@@ -81,15 +126,15 @@ fn recognised(tokens: &[&str], kinds: &[Kind]) -> Vec<(String, u32)> {
         .collect()
 }
 
-fn vocabulary(tokens: &[&str], kinds: &[Kind]) -> Vocabulary {
+fn vocabulary(tokens: &[&str], kinds: &[Kind], spelled: fn(&str) -> Vec<u8>) -> Vocabulary {
     let mut vocabulary = Vocabulary::default();
     for (token, kind) in tokens.iter().zip(kinds) {
         match kind {
-            Kind::Normal => vocabulary.push(&from_alphabet(token), false),
+            Kind::Normal => vocabulary.push(&spelled(token), false),
             Kind::UserDefined => vocabulary.push(token.as_bytes(), false),
             Kind::Byte => match byte_token(token) {
                 Some(byte) => vocabulary.push(&[byte], false),
-                None => vocabulary.push(&from_alphabet(token), false),
+                None => vocabulary.push(&spelled(token), false),
             },
             Kind::Unknown | Kind::Control | Kind::Unused => vocabulary.push(token.as_bytes(), true),
         }
@@ -149,6 +194,16 @@ impl<'a> Metadata<'a> {
             return Err(malformed(key, format!("{} kinds for {size} tokens", kinds.len())));
         }
         Ok(kinds)
+    }
+
+    fn scores(&self, size: usize) -> Result<Vec<f32>, ModelError> {
+        let key = "tokenizer.ggml.scores";
+        let score = |value: &Value| value.to_f32().map_err(|e| malformed(key, e.to_string()));
+        let scores: Vec<f32> = self.array(key)?.iter().map(score).collect::<Result<_, _>>()?;
+        match scores.len() == size {
+            true => Ok(scores),
+            false => Err(malformed(key, format!("{} scores for {size} tokens", scores.len()))),
+        }
     }
 
     fn merges(&self) -> Result<Merges, ModelError> {
@@ -246,8 +301,10 @@ mod tests {
             metadata.extend(value.map(|value| (key.to_owned(), value)));
             Tokenizer::from_gguf(&content(metadata)).unwrap_err().to_string()
         };
+        let error = refused("tokenizer.ggml.model", Some(Value::String("t5".into())));
+        assert!(error.starts_with("GGUF tokenizer \"t5\" is not supported"), "{error}");
         let error = refused("tokenizer.ggml.model", Some(Value::String("llama".into())));
-        assert!(error.starts_with("GGUF tokenizer \"llama\" is not supported"), "{error}");
+        assert_eq!(error, "the GGUF metadata has no tokenizer.ggml.scores");
         assert_eq!(refused("tokenizer.ggml.pre", None), "the GGUF metadata has no tokenizer.ggml.pre");
         let error = refused("tokenizer.ggml.eos_token_id", Some(Value::U32(99)));
         assert!(error.contains("eos_token_id") && error.contains("99"), "{error}");

@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use serde_json::Value;
 use tokenizers::Tokenizer as Pipeline;
 
-use super::{Encoder, Tokenizer, hub_config::Configs, spelling::Spelling};
+use super::{Encoder, Framing, Tokenizer, hub_config::Configs, spelling::Spelling};
 use crate::model::ModelError;
 
 /// Runs a `tokenizer.json`.
@@ -17,16 +17,21 @@ pub(super) struct HubEncoder {
 
 impl HubEncoder {
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        encode_with(&self.pipeline, text)
+        encode_with(&self.pipeline, text, false)
+    }
+
+    /// With the special tokens that the tokenizer puts around a whole text.
+    pub(super) fn encode_whole(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        encode_with(&self.pipeline, text, true)
     }
 
     pub(super) fn encode_continuation(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        encode_with(self.continuation.as_ref().unwrap_or(&self.pipeline), text)
+        encode_with(self.continuation.as_ref().unwrap_or(&self.pipeline), text, false)
     }
 }
 
-fn encode_with(pipeline: &Pipeline, text: &str) -> Result<Vec<u32>, ModelError> {
-    let encoding = pipeline.encode_fast(text, false).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+fn encode_with(pipeline: &Pipeline, text: &str, special: bool) -> Result<Vec<u32>, ModelError> {
+    let encoding = pipeline.encode_fast(text, special).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
     Ok(encoding.get_ids().to_vec())
 }
 
@@ -35,7 +40,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`ModelError::Missing`] without a `tokenizer.json`; [`ModelError::Unsupported`] where its decoder is neither
-    /// byte-level nor SentencePiece's; [`ModelError::Malformed`] names the file.
+    /// byte-level, SentencePiece's nor WordPiece's; [`ModelError::Malformed`] names the file.
     pub fn from_folder(folder: &Path) -> Result<Self, ModelError> {
         let json = read_json(folder, "tokenizer.json")?.ok_or_else(|| ModelError::Missing {
             file: folder.display().to_string(),
@@ -53,6 +58,7 @@ impl Tokenizer {
             add_bos: bos.is_some() && config.adds_bos(&pipeline, bos)?,
             ends: config.ends(&pipeline, eos),
             strip_leading_space: spelling.strips_space,
+            framing: Framing::default(),
             encoder: Encoder::Hub(Box::new(HubEncoder { continuation: continuation(json)?, pipeline })),
         })
     }
@@ -196,7 +202,7 @@ mod tests {
         assert!(tokenizer.is_end(0) && !tokenizer.is_end(9));
         assert_eq!(tokenizer.encode_prompt("ab").unwrap(), [7]);
         let passage = tokenizer.encode_passage("ab", "ab").unwrap();
-        assert_eq!(passage, Passage { ids: vec![7, 8], target: 1..2 });
+        assert_eq!(passage, Passage::text(vec![7, 8], 1..2));
     }
 
     #[test]
@@ -208,7 +214,7 @@ mod tests {
         assert_eq!(tokenizer.encode_prompt("a").unwrap(), [1, 8]);
         assert_eq!(tokenizer.encode_continuation(" a").unwrap(), [8]);
         let passage = tokenizer.encode_passage("a", "a").unwrap();
-        assert_eq!(passage, Passage { ids: vec![1, 8, 8], target: 2..3 });
+        assert_eq!(passage, Passage::text(vec![1, 8, 8], 2..3));
         assert_eq!(tokenizer.decode(&[1, 8, 5, 7, 3, 4, 2]).unwrap(), "a bé");
         assert_eq!(tokenizer.decode_stream().continuing().push(8).as_deref(), Some(" a"));
     }
@@ -260,9 +266,9 @@ mod tests {
         high["model"]["vocab"]["z"] = u32::MAX.into();
         let error = Tokenizer::from_folder(folder(&[("tokenizer.json", high)]).path()).unwrap_err().to_string();
         assert!(error.contains("4294967295"), "{error}");
-        let mut word_piece = byte_level();
-        word_piece["decoder"] = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
-        let error = Tokenizer::from_folder(folder(&[("tokenizer.json", word_piece)]).path()).unwrap_err().to_string();
-        assert_eq!(error, "tokenizer decoder \"WordPiece\" is not supported");
+        let mut other = byte_level();
+        other["decoder"] = json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true});
+        let error = Tokenizer::from_folder(folder(&[("tokenizer.json", other)]).path()).unwrap_err().to_string();
+        assert_eq!(error, "tokenizer decoder \"CTC\" is not supported");
     }
 }

@@ -1,15 +1,18 @@
 //! Text to token ids and back, as the model's own tokenizer does it.
 //!
 //! Two sources: a Hugging Face folder, whose `tokenizer.json` the `tokenizers` crate runs (`hub`), and GGUF metadata
-//! (`gguf`), for which this module has a byte-level BPE pipeline of its own (`byte_level`), since the metadata names the
-//! pre-tokenizer instead of describing it. Decoding is the same for both: each token stands for bytes (`vocabulary`),
+//! (`gguf`), for which this module has pipelines of its own: byte-level BPE (`byte_level`), since the metadata names the
+//! pre-tokenizer instead of describing it, and SentencePiece's (`sentence_piece`). Decoding is the same for both: each token stands for bytes (`vocabulary`),
 //! which a [`DecodeStream`] turns into text.
 
 mod byte_level;
+mod framing;
 mod gguf;
 mod hub;
 mod hub_config;
+mod partition;
 mod pre_tokenizer;
+mod sentence_piece;
 mod spelling;
 mod stream;
 mod vocabulary;
@@ -22,8 +25,10 @@ pub(in crate::model) mod testing;
 use std::{collections::BTreeSet, fmt};
 
 use byte_level::ByteLevelBpe;
+pub use framing::Framing;
 use hub::HubEncoder;
 pub(super) use hub::{read_json, read_text};
+use sentence_piece::SentencePiece;
 pub use stream::DecodeStream;
 use vocabulary::Vocabulary;
 
@@ -56,10 +61,12 @@ pub struct Tokenizer {
     ends: BTreeSet<u32>,
     /// Whether text of its own begins with a space that is not the text's (SentencePiece's dummy prefix).
     strip_leading_space: bool,
+    framing: Framing,
 }
 
 enum Encoder {
     ByteLevel(Box<ByteLevelBpe>),
+    SentencePiece(Box<SentencePiece>),
     Hub(Box<HubEncoder>),
 }
 
@@ -74,17 +81,60 @@ impl Tokenizer {
         check_length(text)?;
         match &self.encoder {
             Encoder::ByteLevel(bpe) => bpe.encode(text),
+            Encoder::SentencePiece(pieces) => Ok(pieces.encode(text)),
             Encoder::Hub(hub) => hub.encode(text),
         }
     }
 
-    /// As [`Tokenizer::encode`], starting with BOS if the model wants one and the text does not spell it out already.
+    /// The same tokenizer for a network that takes its prompts and targets like this.
+    #[must_use]
+    pub fn framed(self, framing: Framing) -> Self {
+        Self { framing, ..self }
+    }
+
+    /// How prompts and targets are put together.
+    pub fn framing(&self) -> &Framing {
+        &self.framing
+    }
+
+    /// What a network is given before it answers: the text, starting with BOS if the model wants one and the text does not
+    /// spell it out already; or, where an encoder reads it, the text with the special tokens that the tokenizer puts
+    /// around it, and then what the decoder begins with.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let mut ids = self.encode(text)?;
-        if let Some(bos) = self.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
-            ids.insert(0, bos);
+        Ok(self.asked(self.encode_source(text)?.0))
+    }
+
+    /// A prompt with what the network is asked for its answer by.
+    fn asked(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        match &self.framing {
+            Framing::Continuation => {}
+            Framing::Answer { start, .. } => ids.extend(start),
+            Framing::Label(_) => ids.push(framing::ASKED),
         }
-        Ok(ids)
+        ids
+    }
+
+    /// The ids of a prompt, and how many of them an encoder reads: all or none.
+    fn encode_source(&self, text: &str) -> Result<(Vec<u32>, usize), ModelError> {
+        if self.framing == Framing::Continuation {
+            let mut ids = self.encode(text)?;
+            if let Some(bos) = self.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
+                ids.insert(0, bos);
+            }
+            return Ok((ids, 0));
+        }
+        check_length(text)?;
+        let mut ids = match &self.encoder {
+            Encoder::Hub(hub) => hub.encode_whole(text)?,
+            _ => self.encode(text)?,
+        };
+        if let Framing::Answer { end: Some(end), .. } = self.framing
+            && ids.last() != Some(&end)
+        {
+            ids.push(end);
+        }
+        let source = ids.len();
+        Ok((ids, source))
     }
 
     /// Token ids of `text` as the continuation of another: as [`Tokenizer::encode`], without the space that some
@@ -93,22 +143,54 @@ impl Tokenizer {
         check_length(text)?;
         match &self.encoder {
             Encoder::ByteLevel(bpe) => bpe.encode(text),
+            Encoder::SentencePiece(pieces) => Ok(pieces.encode_continuation(text)),
             Encoder::Hub(hub) => hub.encode_continuation(text),
         }
     }
 
-    /// Prompt (with BOS if the model wants one) and target, encoded separately and concatenated, so that the prompt's ids
-    /// do not depend on the target. One space joins them unless the target begins with white space.
+    /// Prompt and target, encoded separately and concatenated, so that the prompt's ids do not depend on the target. In a
+    /// text that goes on, one space joins them unless the target begins with white space.
     ///
     /// # Errors
-    /// [`ModelError::Empty`] where one of the two is the empty string or has no token.
+    /// [`ModelError::Empty`] where one of the two is the empty string or has no token; [`ModelError::UnknownLabel`].
     pub fn encode_passage(&self, prompt: &str, target: &str) -> Result<Passage, ModelError> {
-        let mut ids = non_empty("prompt", prompt, |text| self.encode_prompt(text))?;
-        let start = ids.len();
-        let spaced = if target.starts_with(char::is_whitespace) { target.to_owned() } else { format!(" {target}") };
-        ids.extend(non_empty("target", target, |_| self.encode_continuation(&spaced))?);
+        let open = self.encode_open(prompt)?;
+        let target = non_empty("target", target, |text| self.encode_target(text))?;
+        let start = open.ids.len();
+        let ids = [open.ids, target].concat();
         let target = start..ids.len();
-        Ok(Passage { ids, target })
+        Ok(Passage { ids, source: open.source, target })
+    }
+
+    /// A prompt whose answer is not given.
+    ///
+    /// # Errors
+    /// [`ModelError::Empty`] where it is the empty string or has no token.
+    pub fn encode_open(&self, prompt: &str) -> Result<Passage, ModelError> {
+        let mut source = 0;
+        let ids = non_empty("prompt", prompt, |text| {
+            let (ids, read) = self.encode_source(text)?;
+            source = read;
+            Ok(ids)
+        })?;
+        Ok(Passage { source, ..Passage::open(self.asked(ids)) })
+    }
+
+    fn encode_target(&self, target: &str) -> Result<Vec<u32>, ModelError> {
+        match &self.framing {
+            Framing::Continuation if target.starts_with(char::is_whitespace) => self.encode_continuation(target),
+            Framing::Continuation => self.encode_continuation(&format!(" {target}")),
+            Framing::Answer { end, .. } => {
+                let mut ids = non_empty("target", target.trim(), |text| self.encode(text))?;
+                ids.extend(end);
+                Ok(ids)
+            }
+            Framing::Label(labels) => {
+                let known = labels.iter().position(|label| label == target.trim());
+                let unknown = || ModelError::UnknownLabel { label: target.to_owned(), labels: labels.clone() };
+                Ok(vec![known.ok_or_else(unknown)? as u32])
+            }
+        }
     }
 
     /// The text of `ids`, special tokens left out. Bytes that are no UTF-8 become U+FFFD.

@@ -1,4 +1,5 @@
-//! How the tokens of a `tokenizer.json` spell bytes: GPT-2's alphabet, or SentencePiece's sign for a space and byte tokens.
+//! How the tokens of a `tokenizer.json` spell bytes: GPT-2's alphabet, SentencePiece's sign for a space and byte tokens, or
+//! WordPiece's sign for what goes on with a word.
 
 use serde_json::Value;
 use tokenizers::Tokenizer as Pipeline;
@@ -16,13 +17,15 @@ pub(super) struct Spelling {
     /// What stands for a space.
     space: Option<String>,
     byte_fallback: bool,
+    /// What stands before a token that goes on with a word; every other begins one.
+    inside: Option<String>,
     /// Whether a space at the start of a text is the tokenizer's own.
     pub(super) strips_space: bool,
 }
 
 impl Spelling {
     /// # Errors
-    /// [`ModelError::Unsupported`] where the decoder is neither byte-level nor SentencePiece's.
+    /// [`ModelError::Unsupported`] where the decoder is neither byte-level nor SentencePiece's nor WordPiece's.
     pub(super) fn of(decoder: &Value) -> Result<Self, ModelError> {
         let mut spelling = Self::default();
         spelling.add(decoder)?;
@@ -35,6 +38,10 @@ impl Spelling {
             Some("ByteLevel") => self.byte_level = true,
             Some("ByteFallback") => self.byte_fallback = true,
             Some("Fuse") => {}
+            Some("WordPiece") => {
+                self.inside = Some(step["prefix"].as_str().unwrap_or("##").to_owned());
+                self.strips_space = true;
+            }
             Some("Metaspace") => {
                 self.space = Some(step["replacement"].as_str().unwrap_or("▁").to_owned());
                 self.strips_space = step["prepend_scheme"] != "never" && step["add_prefix_space"] != false;
@@ -54,6 +61,9 @@ impl Spelling {
     fn bytes(&self, token: &str) -> Vec<u8> {
         if let Some(byte) = byte_token(token).filter(|_| self.byte_fallback) {
             return vec![byte];
+        }
+        if let Some(inside) = &self.inside {
+            return token.strip_prefix(inside.as_str()).map_or_else(|| format!(" {token}"), str::to_owned).into_bytes();
         }
         match &self.space {
             Some(space) => token.replace(space, " ").into_bytes(),

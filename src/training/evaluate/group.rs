@@ -1,6 +1,9 @@
 //! Records in groups whose edits are active at the same time.
 
-use std::ops::Range;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use super::{Candidate, Choice, Edited, EvaluateOptions, Figures, Inputs, Outcome, Request, SetReport, Subject};
 use crate::{
@@ -27,19 +30,28 @@ struct Edits {
     made: Vec<(f64, bool)>,
 }
 
+/// Records whose edits are active together.
+struct Group {
+    /// All of them.
+    edited: Vec<usize>,
+    /// Those that are measured, evenly from the first on.
+    measured: Vec<usize>,
+}
+
 impl Groups<'_> {
     /// How many records are measured, counting each as often as it is.
     pub fn steps(&self) -> u64 {
-        let records = |together: &usize| self.window.len() / together * together;
+        let records = |together: &usize| self.places(*together).len();
         let edited: usize = self.options.simultaneous.iter().map(records).sum();
-        (self.window.len() + edited * self.inputs.candidates.len()) as u64
+        (self.all_places().len() + edited * self.inputs.candidates.len()) as u64
     }
 
-    /// The outcome of every record without an edit.
-    pub fn unedited(&self) -> Result<Vec<Outcome>, TrainingError> {
-        let places: Vec<usize> = self.window.clone().collect();
+    /// The outcome of every record that some group measures, without an edit.
+    pub fn unedited(&self) -> Result<BTreeMap<usize, Outcome>, TrainingError> {
+        let places: Vec<usize> = self.all_places().into_iter().collect();
         let base = self.inputs.model.base();
-        self.each(&places, |place| self.subject(place)?.measure(base.as_ref()))
+        let outcomes = self.each(&places, |place| self.subject(place)?.measure(base.as_ref()))?;
+        Ok(places.into_iter().zip(outcomes).collect())
     }
 
     /// One editor's figures with `together` edits active at once.
@@ -47,30 +59,62 @@ impl Groups<'_> {
         &self,
         candidate: &Candidate,
         together: usize,
-        unedited: &[Outcome],
+        unedited: &BTreeMap<usize, Outcome>,
     ) -> Result<SetReport, TrainingError> {
-        let places: Vec<usize> = self.window.clone().collect();
+        let (groups, places) = (self.groups(together), self.places(together));
         let mut outcomes = Vec::with_capacity(places.len());
         if together == 1 {
             outcomes = self.each(&places, |place| self.alone(candidate, place, unedited))?;
         } else {
-            for group in places.chunks_exact(together) {
+            for group in &groups {
                 outcomes.extend(self.group(candidate, group)?);
             }
         }
+        let early = groups.iter().flat_map(|group| {
+            let end = group.edited[FIRST.min(group.edited.len()) - 1];
+            group.measured.iter().map(move |place| *place <= end)
+        });
         let all: Vec<&Outcome> = outcomes.iter().collect();
-        let before: Vec<&Outcome> = unedited.iter().take(all.len()).collect();
-        let first: Vec<&Outcome> = outcomes.chunks(together).flat_map(|group| group.iter().take(FIRST)).collect();
+        let before: Vec<&Outcome> = places.iter().map(|place| &unedited[place]).collect();
+        let first: Vec<&Outcome> =
+            all.iter().zip(early).filter_map(|(outcome, early)| early.then_some(*outcome)).collect();
         Ok(SetReport {
             together,
-            groups: outcomes.len() / together,
+            groups: groups.len(),
             figures: Figures::new(&all, &before),
             first_hundred: (together > FIRST).then(|| Figures::new(&first, &before).teacher_forced),
         })
     }
 
+    /// As many groups of `together` records as it takes to measure what is asked for; at least one, and disjoint.
+    fn groups(&self, together: usize) -> Vec<Group> {
+        let places: Vec<usize> = self.window.clone().collect();
+        let wanted = self.options.measured.unwrap_or(usize::MAX);
+        let groups = wanted.div_ceil(together).min(places.len() / together);
+        let each = (wanted / groups.max(1)).clamp(1, together);
+        let group = |edited: &[usize]| {
+            let measured = (0..each).map(|index| edited[index * together / each]).collect();
+            Group { edited: edited.to_vec(), measured }
+        };
+        places.chunks_exact(together).take(groups).map(group).collect()
+    }
+
+    /// The records that are measured with `together` edits active.
+    fn places(&self, together: usize) -> Vec<usize> {
+        self.groups(together).into_iter().flat_map(|group| group.measured).collect()
+    }
+
+    fn all_places(&self) -> BTreeSet<usize> {
+        self.options.simultaneous.iter().flat_map(|together| self.places(*together)).collect()
+    }
+
     /// An edit that fails changes nothing, as in the service: its figures are the model's own.
-    fn alone(&self, candidate: &Candidate, place: usize, unedited: &[Outcome]) -> Result<Outcome, TrainingError> {
+    fn alone(
+        &self,
+        candidate: &Candidate,
+        place: usize,
+        unedited: &BTreeMap<usize, Outcome>,
+    ) -> Result<Outcome, TrainingError> {
         let (composed, milliseconds) = self.delta(candidate, place)?;
         let composed = composed.and_then(|delta| candidate.editor.composition().compose(&[&delta]));
         let edited = composed.and_then(|delta| Edited::new(self.inputs.model.base(), &delta));
@@ -78,16 +122,17 @@ impl Groups<'_> {
         match edited {
             Ok(edited) => Ok(Outcome { milliseconds, ..self.subject(place)?.measure(&edited)? }),
             Err(EditorError::NonFinite { .. }) => {
-                Ok(Outcome { milliseconds, failed: true, ..unedited[place - self.window.start].clone() })
+                Ok(Outcome { milliseconds, failed: true, ..unedited[&place].clone() })
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    fn group(&self, candidate: &Candidate, places: &[usize]) -> Result<Vec<Outcome>, TrainingError> {
-        let Edits { composed, made } = self.edits(candidate, places)?;
+    fn group(&self, candidate: &Candidate, group: &Group) -> Result<Vec<Outcome>, TrainingError> {
+        let Edits { composed, made } = self.edits(candidate, &group.edited)?;
         let edited = Edited::new(self.inputs.model.base(), &composed)?;
-        let outcomes = self.each(places, |place| self.subject(place)?.measure(&edited))?;
+        let outcomes = self.each(&group.measured, |place| self.subject(place)?.measure(&edited))?;
+        let made = group.measured.iter().map(|place| made[place - group.edited[0]]);
         let noted = outcomes.into_iter().zip(made);
         Ok(noted.map(|(outcome, (ms, failed))| Outcome { milliseconds: Some(ms), failed, ..outcome }).collect())
     }

@@ -105,7 +105,7 @@ pub fn evaluate(inputs: &Inputs<'_>, options: &EvaluateOptions) -> Result<Report
     });
     let editors = editors.collect::<Result<_, TrainingError>>()?;
     inputs.bar.finish_and_clear();
-    let unedited: Vec<&Outcome> = unedited.iter().collect();
+    let unedited: Vec<&Outcome> = unedited.values().collect();
     Ok(Report {
         model: ModelReport { name: inputs.model.name().to_owned(), digest: inputs.model.digest() },
         data: DataReport {

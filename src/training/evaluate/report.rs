@@ -14,6 +14,9 @@ pub struct EvaluateOptions {
     pub records: usize,
     /// Numbers of edits that are active at once.
     pub simultaneous: Vec<usize>,
+    /// How many records are measured for each of these numbers, evenly from each group; all of them if not given.
+    #[serde(default)]
+    pub measured: Option<usize>,
     /// Prompts of other records per record.
     pub unrelated: usize,
     /// Most tokens of an answer in the free-running match.

@@ -124,7 +124,7 @@ impl<'a> Choice<'a> {
         let start = rng.random_range(0..=running.len() - WINDOW);
         let ids: Vec<u32> = self.opening.iter().chain(&running[start..start + WINDOW]).copied().collect();
         let target = self.opening.len() + 1..ids.len();
-        Some(Passage { ids, target })
+        Some(Passage::text(ids, target))
     }
 }
 
