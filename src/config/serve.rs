@@ -101,7 +101,7 @@ pub struct WriterArgs {
     pub guard_on_conflict: values::Policy,
 
     /// Similarity of two prompts in the eyes of an active edit, 0 to 1, from which on the new one is its paraphrase
-    #[arg(long, env = "AMEND_CONFLICT_SIMILARITY", value_name = "S", default_value = "0.93")]
+    #[arg(long, env = "AMEND_CONFLICT_SIMILARITY", value_name = "SHARE", default_value = "0.93")]
     #[arg(value_parser = values::probability)]
     pub conflict_similarity: f32,
 

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    BatchReport, Conflict, DeltaReport, EditReport, GradientReport, HoldingReport, PhasesMs, RejectedBy, ReportStatus,
-    WriterError,
+    BatchReport, DeltaReport, EditReport, GradientReport, PhasesMs, ReportStatus, WriterError,
     bench::Bench,
     capturing::millis,
     echo::Echo,
     edit_turn::{Computed, EditTurn, Stop},
+    judging::Verdict,
     measuring::Measured,
     roster::Member,
 };
@@ -23,21 +23,6 @@ use crate::{
 
 /// Status under which an applied submission's answer is kept for its idempotency key.
 const CREATED: u16 = 201;
-
-/// One edit's figures, what it does to others, and the guard's objection, if it has any.
-pub struct Verdict {
-    pub figures: Measured,
-    /// None where its policy did not ask for it.
-    pub holding: Option<HoldingReport>,
-    pub conflicts: Vec<Conflict>,
-    pub objection: Option<Objection>,
-}
-
-/// Why the guard rejects an edit.
-pub struct Objection {
-    pub by: RejectedBy,
-    pub reason: String,
-}
 
 /// What the roster takes of an applied edit.
 type Entering<B> = Vec<(Member, <B as Bench>::Text)>;

@@ -10,15 +10,29 @@ use super::{
     bench::Bench,
     canaries::Canary,
     conflicts::{self, Conflict, ConflictReason, Newcomer, Search, same_answer},
-    edit_report::{Objection, Verdict},
     edit_turn::{Computed, EditTurn, Stop},
     guard::Limits,
     holding::CanaryFigures,
-    measuring::{Measured, Measuring, Watched, WatchedFigures},
+    measuring::{Measured, Measuring, Want, Watched, WatchedFigures},
     roster::{Member, Roster},
     task::Task,
 };
 use crate::weights::Version;
+
+/// One edit's figures, what it does to others, and the guard's objection, if it has any.
+pub struct Verdict {
+    pub figures: Measured,
+    /// None where its policy did not ask for it.
+    pub holding: Option<HoldingReport>,
+    pub conflicts: Vec<Conflict>,
+    pub objection: Option<Objection>,
+}
+
+/// Why the guard rejects an edit.
+pub struct Objection {
+    pub by: RejectedBy,
+    pub reason: String,
+}
 
 /// What is watched beside a submission's own texts.
 pub struct Watch<T> {
@@ -99,8 +113,9 @@ impl<B: Bench> EditTurn<'_, B> {
         let measuring =
             Measuring { bench: self.tools.bench.as_ref(), config, before: around.before, after: around.after };
         let prompts = parts.iter().map(|part| part.text.clone()).collect();
+        let share = self.limits().map(|limits| limits.min_share).fold(0.0, f32::max);
         let (measured, watched) = measuring
-            .run(submission, &self.job.edits, prompts, watch.texts())
+            .run(submission, &self.job.edits, prompts, watch.texts(share))
             .map_err(|(index, message)| Stop::Failed { index, message })?;
         let base = self.tools.bench.foundation().base;
         let search = Search {
@@ -165,19 +180,20 @@ impl<B: Bench> EditTurn<'_, B> {
 }
 
 impl<T: Clone> Watch<T> {
-    /// The edits, then the canaries.
-    fn texts(&self) -> Vec<Watched<'_, T>> {
+    /// The edits, then the canaries; `share` is the largest that an edit must keep by any of the limits. An edit that is
+    /// greedy after and at least that probable has lost no more, whatever it was before.
+    fn texts(&self, share: f32) -> Vec<Watched<'_, T>> {
         let edits = self.edits.iter().map(|(_, member, text)| Watched {
             label: member.prompt.as_str(),
             passage: &member.passage,
             text: text.clone(),
-            divergence: false,
+            want: Want::TargetBelow(share.max(member.minimum.unwrap_or(0.0))),
         });
         let canaries = self.canaries.iter().map(|canary| Watched {
             label: canary.text.prompt.as_str(),
             passage: &canary.passage,
             text: canary.state.clone(),
-            divergence: true,
+            want: Want::Everything,
         });
         edits.chain(canaries).collect()
     }
@@ -192,7 +208,7 @@ impl<T: Clone> Watch<T> {
             Some(BrokenEdit { edit: *id, prompt, target, reason, before, after })
         });
         let broken_canaries = self.canaries.iter().zip(of_canaries).filter_map(|(canary, figures)| {
-            let (kl, greedy_unchanged) = figures.divergence;
+            let (kl, greedy_unchanged) = figures.divergence?;
             let reason = limits.break_of_canary(&CanaryFigures { expected: figures.target, kl, greedy_unchanged })?;
             let (prompt, expected) = (canary.text.prompt.clone(), canary.text.expected.clone());
             let (before, after) = figures.target.unzip();

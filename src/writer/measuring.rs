@@ -22,18 +22,26 @@ pub struct Watched<'a, T> {
     pub label: &'a str,
     pub passage: &'a Passage,
     pub text: T,
-    /// Whether its divergence is wanted, beside its target's figures.
-    pub divergence: bool,
+    pub want: Want,
+}
+
+/// What is wanted of a watched text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Want {
+    /// Its target's figures, if it has a target, and its divergence.
+    Everything,
+    /// Its target's figures after. Those before only where the target is not greedy after, or less probable than this:
+    /// most active edits hold, and half of the work is saved.
+    TargetBelow(f32),
 }
 
 /// What was found on a watched text.
 #[derive(Debug, Clone, Copy)]
 pub struct WatchedFigures {
-    /// The target's figures before and after; none for a text without a target.
+    /// The target's figures before and after; none for a text without a target, or where those before were not wanted.
     pub target: Option<(TargetFigures, TargetFigures)>,
-    /// KL divergence in nats, and whether the most probable tokens stayed the same; as if nothing had changed, where it
-    /// was not asked for.
-    pub divergence: (f32, bool),
+    /// KL divergence in nats, and whether the most probable tokens stayed the same, where it was wanted.
+    pub divergence: Option<(f32, bool)>,
 }
 
 /// Which edit of the submission a figure belongs to; none for a watched text.
@@ -54,7 +62,7 @@ enum Role {
     Prompt,
     Paraphrase,
     Bystander,
-    Watched { divergence: bool },
+    Watched(Want),
 }
 
 enum Figure {
@@ -88,8 +96,8 @@ impl<B: Bench> Measuring<'_, B> {
     ) -> Result<(Vec<Measured>, Vec<WatchedFigures>), (Owner, String)> {
         let mut items = items(submission, edits, prompts);
         items.extend(watched.into_iter().map(|watched| {
-            let Watched { label, passage, text, divergence } = watched;
-            Item { owner: None, label, passage, text: Some(text), role: Role::Watched { divergence } }
+            let Watched { label, passage, text, want } = watched;
+            Item { owner: None, label, passage, text: Some(text), role: Role::Watched(want) }
         }));
         let mut figures = Vec::with_capacity(items.len());
         for run in passes(items.iter().map(|item| item.passage), self.config.pass_tokens) {
@@ -129,17 +137,49 @@ impl<B: Bench> Measuring<'_, B> {
             .iter()
             .map(|item| item.text.clone().or_else(|| read.next()).ok_or("a text was not read"))
             .collect::<Result<_, &str>>()?;
-        let before = self.bench.measure(&texts, self.before)?;
-        let after = self.bench.measure(&texts, self.after)?;
-        if before.len() != items.len() || after.len() != items.len() {
-            return Err(format!("{} texts gave {} and {} readings", items.len(), before.len(), after.len()));
-        }
-        let readings = before.iter().zip(&after).zip(&texts);
-        items
+        let after = self.measure(&texts, self.after)?;
+        let early: Vec<bool> = items
             .iter()
-            .zip(readings)
-            .map(|(item, ((before, after), text))| self.figure(item, text, before, after))
-            .collect()
+            .zip(&texts)
+            .zip(&after)
+            .map(|((item, text), after)| self.early(item, text, after))
+            .collect::<Result<_, _>>()?;
+        let earlier: Vec<B::Text> =
+            texts.iter().zip(&early).filter(|(_, early)| **early).map(|(text, _)| text.clone()).collect();
+        let mut before = self.measure(&earlier, self.before)?.into_iter();
+        let mut figures = Vec::with_capacity(items.len());
+        for (((item, text), after), early) in items.iter().zip(&texts).zip(&after).zip(early) {
+            let before = if early { before.next() } else { None };
+            figures.push(match before {
+                Some(before) => self.figure(item, text, &before, after)?,
+                None => Figure::Watched(WatchedFigures { target: None, divergence: None }),
+            });
+        }
+        Ok(figures)
+    }
+
+    fn measure(&self, texts: &[B::Text], weights: &dyn Projection) -> Result<Vec<B::Reading>, String> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let readings = self.bench.measure(texts, weights)?;
+        match readings.len() == texts.len() {
+            true => Ok(readings),
+            false => Err(format!("{} texts gave {} readings", texts.len(), readings.len())),
+        }
+    }
+
+    /// Whether a text has to be measured before, too.
+    fn early(&self, item: &Item<'_, B::Text>, text: &B::Text, after: &B::Reading) -> Result<bool, String> {
+        let Role::Watched(Want::TargetBelow(floor)) = item.role else { return Ok(true) };
+        let after = self.target(item, text, after)?;
+        Ok(!after.greedy || after.probability < floor)
+    }
+
+    fn target(&self, item: &Item<'_, B::Text>, text: &B::Text, reading: &B::Reading) -> Result<TargetFigures, String> {
+        let figures = self.bench.figures(text, reading)?;
+        finite(figures.probability, "probability", item.label)?;
+        Ok(figures)
     }
 
     fn figure(
@@ -154,11 +194,7 @@ impl<B: Bench> Measuring<'_, B> {
             let (kl, greedy_unchanged) = self.bench.divergence(before, after)?;
             Ok((finite(kl, "KL divergence", &label)?, greedy_unchanged))
         };
-        let target = |reading| -> Result<TargetFigures, String> {
-            let figures = self.bench.figures(text, reading)?;
-            finite(figures.probability, "probability", &label)?;
-            Ok(figures)
-        };
+        let target = |reading| self.target(item, text, reading);
         let report =
             || Ok::<_, String>(TargetReport { text: label.clone(), before: target(before)?, after: target(after)? });
         Ok(match item.role {
@@ -168,10 +204,10 @@ impl<B: Bench> Measuring<'_, B> {
                 let (kl, greedy_unchanged) = divergence()?;
                 Figure::Locality(LocalityReport { prompt: label.clone(), kl, greedy_unchanged })
             }
-            Role::Watched { divergence: wanted } => {
+            Role::Watched(want) => {
                 let open = item.passage.target_ids().is_empty();
                 let target = if open { None } else { Some((target(before)?, target(after)?)) };
-                let divergence = if wanted { divergence()? } else { (0.0, true) };
+                let divergence = if want == Want::Everything { Some(divergence()?) } else { None };
                 Figure::Watched(WatchedFigures { target, divergence })
             }
         })

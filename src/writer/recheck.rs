@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{model::Passage, panics::caught, telemetry::Metrics};
 
-/// Tokens of one batch: a few edits, about what one edit costs.
-const BATCH_TOKENS: usize = 192;
+/// Tokens of one batch: a few edits, so that it takes about as long as an edit.
+const BATCH_TOKENS: usize = 96;
 /// Edits that do not hold, named in a report at most.
 const NAMED: usize = 200;
 

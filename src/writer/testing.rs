@@ -94,17 +94,18 @@ fn embedding(passage: &Passage) -> Vec<f32> {
     let (alike, half) = ([word_id("ALIKE")], [word_id("HALFALIKE")]);
     if prompt.starts_with(&half) {
         let (shared, own) = (hashed(&alike), hashed(prompt));
-        return normal(shared.iter().zip(&own).map(|(shared, own)| shared + 0.5 * own).collect());
+        let mixed: Vec<f32> = shared.iter().zip(&own).map(|(shared, own)| shared + 0.5 * own).collect();
+        return normal(&mixed);
     }
     hashed(if prompt.starts_with(&alike) { &alike } else { prompt })
 }
 
 fn hashed(prompt: &[u32]) -> Vec<f32> {
     let unit = |i: usize| (hash((prompt, i)) % 2001) as f32 / 1000.0 - 1.0;
-    normal((0..WIDTH).map(unit).collect())
+    normal(&(0..WIDTH).map(unit).collect::<Vec<f32>>())
 }
 
-fn normal(values: Vec<f32>) -> Vec<f32> {
+fn normal(values: &[f32]) -> Vec<f32> {
     let norm = values.iter().map(|v| v * v).sum::<f32>().sqrt();
     values.iter().map(|v| v / norm).collect()
 }

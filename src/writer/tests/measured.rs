@@ -91,6 +91,38 @@ fn similarity_of_paraphrases_neighbours_and_others() {
     }
 }
 
+#[test]
+#[ignore = "a timing, for people: capture and the spread of the gradient"]
+fn time_that_the_spread_of_the_gradient_takes() {
+    let (model, editor) = loaded();
+    let bench = Workbench { model, editor };
+    println!("words of the prompt, tokens, capture ms, spread ms");
+    for words in [6, 40, 200, 450] {
+        let passage = bench.passage(&"the old town had ".repeat(words / 4), Some("river")).unwrap();
+        let texts = bench.read(&[passage]).unwrap();
+        let begun = Instant::now();
+        let (_, factors) = bench.capture(&texts).unwrap().remove(0);
+        let capture = begun.elapsed();
+        let begun = Instant::now();
+        let spectra = bench.spectra(&factors).unwrap();
+        println!(
+            "  {words}  {}  {:.1}  {:.2}  (effective rank {:.1} in the first matrix)",
+            texts[0].passage.ids.len(),
+            capture.as_secs_f64() * 1e3,
+            begun.elapsed().as_secs_f64() * 1e3,
+            spectra[0].effective_rank
+        );
+    }
+}
+
+/// Seconds of CPU that this process has used: unlike the wall's, they do not depend on who else uses the machine.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+    // User and system time, in ticks of 10 ms.
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -123,11 +155,15 @@ async fn time_that_the_sample_takes() {
         run(&started, record, false).await;
     }
     started.task.stop(Duration::ZERO).await;
-    println!("100 active edits; medians of 20 dry runs, ms: sample, capture, editor, guard, total; warm");
+    println!(
+        "100 active edits, 20 dry runs, warm: sample; medians of capture, editor, guard, total, ms; CPU ms an edit"
+    );
     for sample in [0, 4, 8, 16, 32, 0, 8] {
         let started = start(sample, Duration::ZERO).await;
         let mut phases: [Vec<f64>; 4] = Default::default();
+        let mut before = cpu();
         for round in 0..2 {
+            before = if round == 1 { cpu() } else { before };
             for record in &records[100..120] {
                 let report = run(&started, record, true).await.phases_ms;
                 if round == 1 {
@@ -137,7 +173,8 @@ async fn time_that_the_sample_takes() {
             }
         }
         let [capture, editor, guard, total] = phases.map(median);
-        println!("  {sample}  {capture:.1}  {editor:.1}  {guard:.1}  {total:.1}");
+        let cpu = (cpu() - before) * 1e3 / 20.0;
+        println!("  {sample}  {capture:.1}  {editor:.1}  {guard:.1}  {total:.1}  {cpu:.1}");
         started.task.stop(Duration::ZERO).await;
     }
     let begun = Instant::now();
