@@ -58,7 +58,7 @@ eval: rust compiler ## Measure the editor beside fine-tuning: make eval DATA=val
 		$(if $(TEXT),--running-text "$(TEXT)") $(ARGS)
 
 compare: rust compiler ## Measure editors for docs/editors.md: make compare DATA=folder
-	@[ -n "$(DATA)" ] || { echo 'usage: make compare DATA=folder-with-counterfact-zsre-wikitext2 [ARGS="..."]' >&2; exit 2; }
+	@[ -n "$(DATA)" ] || { echo 'usage: make compare DATA=folder-with-counterfact-and-wikitext2 [ARGS="..."]' >&2; exit 2; }
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
 		$(PYTHON) scripts/compare-editors --model "$$model" --data "$(DATA)" --editor "$(EDITOR_FOLDER)" $(ARGS)
 
