@@ -1,7 +1,7 @@
 //! Products of f32 weights with any number of rows, on a CPU.
 //!
 //! A general matrix product adds up in an order that depends on how many rows it is given, and takes ten times as long
-//! for two rows as for one. Here every output is the product of a row and a row of weights, added up in [`LANES`] lanes
+//! for two rows as for one. Here every output is the product of a row and a row of weights, added up in `LANES` lanes
 //! in one fixed order. So a row has the same bits whatever it is computed with, and a few rows cost little more than one:
 //! a tile multiplies several rows with several rows of weights while they are in registers (`x86`). The scalar twin here
 //! states what a tile computes, and is what other machines run; the tests hold them together.
