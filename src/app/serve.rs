@@ -11,13 +11,17 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::open::{self, Loaded};
+use super::{
+    access,
+    open::{self, Loaded},
+};
 use crate::{
     config::{ServeArgs, values},
     edit_log::{EditLog, WriterLock, sqlite::SqliteLog},
     generation::{GenerateConfig, GenerateHandle, ModelDecoder},
     http::{
-        self, AppState, Doors, EditorInfo, HttpLimits, MatrixInfo, ModelInfo, Readiness, ServiceInfo, ServiceLimits,
+        self, AppState, Doors, EditorInfo, Gate, HttpLimits, MatrixInfo, ModelInfo, Proxies, Readiness, ServiceInfo,
+        ServiceLimits,
     },
     model::{Kind, Model},
     telemetry::Metrics,
@@ -32,6 +36,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // once.
     writer_config(args)?.check()?;
     generate_config(args).check()?;
+    let gate = access::gate(&args.http)?;
     let listener =
         TcpListener::bind(args.http.listen).await.with_context(|| format!("listening on {}", args.http.listen))?;
     let address = listener.local_addr()?;
@@ -44,7 +49,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // One future for the whole life: a signal that comes between two of them would be lost.
     let mut stopping = pin!(stop_signal());
     let service = tokio::select! {
-        service = Box::pin(Service::start(args, Arc::clone(&log) as _, readiness.clone())) => service?,
+        service = Box::pin(Service::start(args, gate, Arc::clone(&log) as _, readiness.clone())) => service?,
         () = &mut stopping => {
             // Loading and replay change nothing, so they need not come to an end.
             readiness.drain();
@@ -94,7 +99,7 @@ struct Service {
 }
 
 impl Service {
-    async fn start(args: &ServeArgs, log: Arc<dyn EditLog>, readiness: Readiness) -> anyhow::Result<Self> {
+    async fn start(args: &ServeArgs, gate: Gate, log: Arc<dyn EditLog>, readiness: Readiness) -> anyhow::Result<Self> {
         let (model, editor) = (args.model.model.clone(), args.editor.editor.clone());
         let loaded = tokio::task::spawn_blocking(move || open::load(&model, &editor)).await??;
         let metrics = Metrics::new();
@@ -121,6 +126,9 @@ impl Service {
                 body_bytes: args.http.body_limit.get(),
                 request_time: Duration::from_secs(args.http.request_timeout.get()),
             },
+            gate,
+            proxies: Proxies::new(args.http.trusted_proxies.iter().copied()),
+            log_bodies: args.http.log_prompts,
         });
         Ok(Self { routes, engine, task })
     }

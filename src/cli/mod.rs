@@ -7,6 +7,7 @@ pub mod client;
 pub mod edits;
 pub mod generate;
 pub mod history;
+pub mod keys;
 mod table;
 
 use std::{
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use edits::{EditsCommand, ListArgs, RevertArgs, ShowArgs, VersionsArgs};
 pub use generate::GenerateArgs;
+pub use keys::KeysCommand;
 
 use crate::config::{
     self, ConfigArgs, DatabaseArgs, EditorArgs, EvalArgs, ModelArgs, ServeArgs, TracingArgs, TrainArgs, values,
@@ -65,6 +67,9 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// Replay the log and check every digest and hash; names the first row that does not fit
     Verify(VerifyArgs),
+    /// Make keys for callers of the service
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Print the description of the HTTP interface (OpenAPI, JSON)
     Openapi,
     /// Ask a running server whether it is ready; the exit status says it too

@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::{ArgAction, Args};
+use ipnet::IpNet;
 
 use super::{DatabaseArgs, EditorArgs, ModelArgs, values};
 
@@ -34,9 +35,32 @@ pub struct ServeArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "HTTP")]
 pub struct HttpArgs {
-    /// Address and port to listen on; there is no authentication, so keep it on loopback or behind a proxy
+    /// Address and port to listen on; without --keys, a loopback address
     #[arg(long, env = "AMEND_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+
+    /// File of the keys that callers must have (`amend keys new`), read again at SIGHUP; default: no keys are needed, and
+    /// only this machine is listened to
+    #[arg(long, env = "AMEND_KEYS", value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+
+    /// Serve on an address that other machines can reach, and do what anyone who reaches it asks
+    #[arg(long, env = "AMEND_ALLOW_UNAUTHENTICATED")]
+    pub allow_unauthenticated: bool,
+
+    /// Most requests a minute of each key on the routes of a scope, such as edit=60, of which a minute's worth may come at
+    /// once; above it the answer is 429; repeat it for other scopes; without keys all callers count as one; default: no limit
+    #[arg(long, env = "AMEND_RATE_LIMIT", value_name = "SCOPE=N", value_delimiter = ',', value_parser = values::rate_limit)]
+    pub rate_limit: Vec<values::RateLimit>,
+
+    /// Addresses or networks of proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8; default: none
+    #[arg(long, env = "AMEND_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
+    #[arg(value_parser = values::network)]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// Write the bodies of requests, with all prompts and targets, to the log on standard error
+    #[arg(long, env = "AMEND_LOG_PROMPTS")]
+    pub log_prompts: bool,
 
     /// Largest request body, bytes; above it the answer is 413
     #[arg(long, env = "AMEND_BODY_LIMIT", value_name = "BYTES", default_value = "2000000")]

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use axum::{
     Router,
     extract::{Request, State},
-    middleware::from_fn,
+    middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -13,7 +13,8 @@ use tower::ServiceExt;
 
 use super::{
     error::{Code, Problem},
-    health, middleware, openai,
+    hardening, health, middleware, openai,
+    peer::Proxies,
     readiness::Readiness,
 };
 
@@ -35,7 +36,8 @@ impl Doors {
             .fallback(refuse)
             .method_not_allowed_fallback(refuse)
             .layer(from_fn(openai::envelope::rewrite))
-            .layer(from_fn(middleware::identify))
+            .layer(from_fn_with_state(Proxies::default(), middleware::identify))
+            .layer(from_fn(hardening::harden))
             .with_state(readiness);
         Self(Arc::new(Inner { starting, service: OnceLock::new() }))
     }

@@ -61,6 +61,12 @@ codes! {
         "limit must be from 1 to 200. Given: 500";
     InvalidHeader "invalid_header" BAD_REQUEST "A header is not valid"
         "idempotency-key must be 1 to 255 visible ASCII characters. Given: 300";
+    Unauthenticated "unauthenticated" UNAUTHORIZED "A key is needed"
+        "a key with the scope edit is needed, as the header authorization: Bearer KEY";
+    InsufficientScope "insufficient_scope" FORBIDDEN "The key may not do this"
+        "the key \"ci\" has the scopes read; edit is needed";
+    HostNotAllowed "host_not_allowed" MISDIRECTED_REQUEST "The service does not answer to this name"
+        "without keys the service answers to the names of this machine alone (localhost, 127.0.0.1, [::1]). Given: \"example.org\"";
     NotFound "not_found" NOT_FOUND "There is no such route"
         "no route for /edit";
     UnknownEdit "unknown_edit" NOT_FOUND "There is no such edit"
@@ -108,6 +114,8 @@ codes! {
         "idempotency key \"7f1c\" was used for a different request";
     QueueFull "queue_full" TOO_MANY_REQUESTS "The queue is full"
         "the edit queue is full: 64 requests are waiting; try again in 2 s";
+    RateLimited "rate_limited" TOO_MANY_REQUESTS "The key was used too often"
+        "edit is limited to 60 requests a minute for the key \"ci\"; try again in 1 s";
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong in the service"
         "the service failed; its log has the cause under this answer's x-request-id";
     EditFailed "edit_failed" INTERNAL_SERVER_ERROR "Computing the edit failed"
@@ -205,6 +213,9 @@ impl IntoResponse for Problem {
         let mut response = (self.code.status(), content_type, self.body().to_string()).into_response();
         if let Some(after) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, after.as_secs().max(1).into());
+        }
+        if self.code.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"amend\""));
         }
         // For routes whose errors have another form.
         response.extensions_mut().insert(self);

@@ -2,7 +2,8 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `router` | the table of routes and the layers around it |
+//! | `router`, `table` | the table of routes and the layers around it |
+//! | `access`, `rates`, `peer`, `hardening` | who is admitted to which route, how often, from where; headers for browsers |
 //! | `edits/`, `versions`, `generate`, `score`, `classify`, `health`, `holding`, `info`, `docs` | the nouns |
 //! | `openai/` | the routes that OpenAI's clients know, with their errors |
 //! | [`error`] | the code table: stable code, status, title |
@@ -14,6 +15,7 @@
 //!
 //! This room asks the others only through the traits in [`state`], so its tests stand doubles in their place.
 
+mod access;
 mod auth;
 mod classify;
 mod docs;
@@ -23,6 +25,7 @@ pub mod error;
 mod extract;
 mod generate;
 mod handles;
+mod hardening;
 mod headers;
 mod health;
 mod holding;
@@ -33,6 +36,8 @@ mod middleware;
 mod openai;
 mod openapi;
 mod paging;
+mod peer;
+mod rates;
 mod readiness;
 mod refusal;
 mod router;
@@ -41,13 +46,17 @@ mod serve;
 mod sse;
 pub mod state;
 mod strict;
+mod table;
 #[cfg(test)]
 mod tests;
 mod versions;
 
+pub use access::{Admits, Gate};
 pub use doors::Doors;
 pub use info::{EditorInfo, MatrixInfo, ModelInfo, ServiceInfo, ServiceLimits};
 pub use openapi::document;
+pub use peer::Proxies;
+pub use rates::RateLimits;
 pub use readiness::{Phase, Readiness};
 pub use router::router;
 pub use serve::serve;

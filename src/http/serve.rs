@@ -1,6 +1,6 @@
 //! Serving until told to stop.
 
-use std::{future::Future, io};
+use std::{future::Future, io, net::SocketAddr};
 
 use axum::{Router, serve::ListenerExt};
 use tokio::net::TcpListener;
@@ -18,5 +18,6 @@ pub async fn serve(
             tracing::debug!(%error, "TCP_NODELAY was refused");
         }
     });
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(shutdown).await
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::{future::BoxFuture, stream::BoxStream};
 use uuid::Uuid;
 
-use super::{info::ServiceInfo, readiness::Readiness};
+use super::{access::Gate, info::ServiceInfo, peer::Proxies, readiness::Readiness};
 use crate::{
     edit_log::EditLog,
     generation::{
@@ -97,4 +97,10 @@ pub struct AppState {
     pub info: Arc<ServiceInfo>,
     pub readiness: Readiness,
     pub limits: HttpLimits,
+    /// Who is admitted.
+    pub gate: Gate,
+    /// Whose word on where a request comes from is taken.
+    pub proxies: Proxies,
+    /// Whether the bodies of requests, with all their prompts and targets, are written to the operator's log.
+    pub log_bodies: bool,
 }

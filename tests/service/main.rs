@@ -17,6 +17,7 @@ mod server;
 #[path = "../common/tiny.rs"]
 mod tiny;
 
+mod access;
 mod changes;
 mod commands;
 mod crowd;

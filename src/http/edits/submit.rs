@@ -72,7 +72,7 @@ problems!(SubmitProblems: MalformedJson, MalformedBody, InvalidParameter, Invali
         ("Idempotency-Key" = Option<String>, Header, description = "Names the request, so that it can be sent again: if it made a version, the answer recorded with that version is given again, and nothing is done twice. Other answers (a dry run, a rejection, a failure) are not kept: sent again, such a request is carried out anew. 1 to 255 visible ASCII characters."),
         ("If-Match" = Option<String>, Header, description = "The newest version must be this one, in double quotes; the same as `expected_version`."),
         ("Prefer" = Option<String>, Header, description = "`respond-async`: answer 202 once the edit is queued."),
-        ("x-amend-actor" = Option<String>, Header, description = "Who asks; 1 to 128 visible ASCII characters."),
+        ("x-amend-actor" = Option<String>, Header, description = "Who asks; 1 to 128 visible ASCII characters. Where keys are needed, the key's name counts instead."),
     ),
     request_body(content = EditsBody, examples(
         ("one edit" = (value = json!({"prompt": "The mother tongue of Danielle Darrieux is", "target": "English",
