@@ -11,7 +11,7 @@ mod train;
 use std::process::ExitCode;
 
 use crate::{
-    cli::{self, Command, EditsCommand, KeysCommand, client::Client, history, keys},
+    cli::{self, Command, EditsCommand, KeysCommand, backup, client::Client, history, keys},
     http,
 };
 
@@ -24,7 +24,13 @@ pub fn compute_threads(command: &Command) -> Option<usize> {
         Command::Verify(args) => Some(args.model.compute.threads()),
         Command::Generate(args) => Some(args.place.compute.threads()),
         Command::Edits(EditsCommand::Revert(args)) => Some(args.place.compute.threads()),
-        Command::Edits(_) | Command::Versions(_) | Command::Keys(_) | Command::Openapi | Command::Health(_) => None,
+        Command::Edits(_)
+        | Command::Versions(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
+        | Command::Keys(_)
+        | Command::Openapi
+        | Command::Health(_) => None,
     }
 }
 
@@ -52,6 +58,8 @@ async fn run_async(command: Command) -> anyhow::Result<ExitCode> {
         Command::Edits(EditsCommand::List(args)) => history::list(&args).await?,
         Command::Edits(EditsCommand::Show(args)) => history::show(&args).await?,
         Command::Versions(args) => history::versions(&args).await?,
+        Command::Backup(args) => backup::backup(&args).await?,
+        Command::Restore(args) => backup::restore(&args).await?,
         Command::Keys(KeysCommand::New(args)) => keys::new(&args)?,
         Command::Openapi => http::document().to_pretty_json()?,
         Command::Health(args) => {

@@ -20,8 +20,8 @@ use crate::{
     edit_log::{EditLog, WriterLock, sqlite::SqliteLog},
     generation::{GenerateConfig, GenerateHandle, ModelDecoder},
     http::{
-        self, AppState, Doors, EditorInfo, Gate, HttpLimits, MatrixInfo, ModelInfo, Proxies, Readiness, ServiceInfo,
-        ServiceLimits,
+        self, AppState, ConnectionLimits, Doors, EditorInfo, Gate, HttpLimits, MatrixInfo, ModelInfo, Proxies,
+        Readiness, ServiceInfo, ServiceLimits, Streams,
     },
     model::{Kind, Model},
     telemetry::Metrics,
@@ -45,7 +45,17 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
 
     let (readiness, stop) = (Readiness::new(), CancellationToken::new());
     let doors = Doors::new(readiness.clone());
-    let mut server = tokio::spawn(http::serve(listener, doors.router(), stop.clone().cancelled_owned()));
+    let connections = ConnectionLimits {
+        connections: args.http.max_connections.get(),
+        head_time: Duration::from_secs(args.http.header_timeout.get()),
+    };
+    let mut server = tokio::spawn(http::serve(
+        listener,
+        doors.router(),
+        http::crowded(connections.connections),
+        connections,
+        stop.clone().cancelled_owned(),
+    ));
     // One future for the whole life: a signal that comes between two of them would be lost.
     let mut stopping = pin!(stop_signal());
     let service = tokio::select! {
@@ -126,6 +136,7 @@ impl Service {
                 body_bytes: args.http.body_limit.get(),
                 request_time: Duration::from_secs(args.http.request_timeout.get()),
             },
+            streams: Streams::new(args.http.max_streams.get()),
             gate,
             proxies: Proxies::new(args.http.trusted_proxies.iter().copied()),
             log_bodies: args.http.log_prompts,
@@ -206,6 +217,8 @@ fn generate_config(args: &ServeArgs) -> GenerateConfig {
         default_max_tokens: engine.default_max_tokens.get(),
         max_tokens: engine.max_tokens_limit.get(),
         score_tokens: engine.score_tokens_limit,
+        max_stops: engine.max_stop_strings,
+        max_stop_bytes: engine.max_stop_bytes.get(),
     }
 }
 

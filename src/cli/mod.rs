@@ -3,6 +3,7 @@
 //! `main` parses a [`Cli`] and matches on its [`Command`]. What reads the log ([`history`]) or asks a running server
 //! ([`client`]) is here; what needs the model is wired in `app`.
 
+pub mod backup;
 pub mod client;
 pub mod edits;
 pub mod generate;
@@ -17,6 +18,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use backup::{BackupArgs, RestoreArgs};
 pub use edits::{EditsCommand, ListArgs, RevertArgs, ShowArgs, VersionsArgs};
 pub use generate::GenerateArgs;
 pub use keys::KeysCommand;
@@ -67,6 +69,10 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// Replay the log and check every digest and hash; names the first row that does not fit
     Verify(VerifyArgs),
+    /// Copy the log to a new file, also while a server writes to it
+    Backup(BackupArgs),
+    /// Make a backup the log, where there is none
+    Restore(RestoreArgs),
     /// Make keys for callers of the service
     #[command(subcommand)]
     Keys(KeysCommand),

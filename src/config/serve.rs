@@ -70,6 +70,19 @@ pub struct HttpArgs {
     #[arg(long, env = "AMEND_REQUEST_TIMEOUT", value_name = "SECONDS", default_value = "120")]
     pub request_timeout: NonZeroU64,
 
+    /// Most connections that are served at the same time; above it the answer is 503, but for /livez
+    #[arg(long, env = "AMEND_MAX_CONNECTIONS", value_name = "N", default_value = "1024")]
+    pub max_connections: NonZeroUsize,
+
+    /// Longest time until the head of a connection's next request is there, seconds; a connection that asks nothing for so
+    /// long is closed
+    #[arg(long, env = "AMEND_HEADER_TIMEOUT", value_name = "SECONDS", default_value = "30")]
+    pub header_timeout: NonZeroU64,
+
+    /// Most generations that are streamed at the same time; above it the answer is 429
+    #[arg(long, env = "AMEND_MAX_STREAMS", value_name = "N", default_value = "256")]
+    pub max_streams: NonZeroUsize,
+
     /// How long requests may finish after SIGTERM or SIGINT, seconds
     #[arg(long, env = "AMEND_DRAIN_SECONDS", value_name = "SECONDS", default_value = "30")]
     pub drain_seconds: u64,
@@ -220,6 +233,14 @@ pub struct EngineArgs {
     /// Most tokens that a request may ask for
     #[arg(long, env = "AMEND_MAX_TOKENS_LIMIT", value_name = "N", default_value = "4096")]
     pub max_tokens_limit: NonZeroUsize,
+
+    /// Most stop strings of a request
+    #[arg(long, env = "AMEND_MAX_STOP_STRINGS", value_name = "N", default_value = "16")]
+    pub max_stop_strings: usize,
+
+    /// Most bytes of a stop string
+    #[arg(long, env = "AMEND_MAX_STOP_BYTES", value_name = "BYTES", default_value = "256")]
+    pub max_stop_bytes: NonZeroUsize,
 
     /// Most tokens of a prompt with one continuation to score, at least 2; such a text is read in one turn, so this
     /// bounds memory and how long the others wait

@@ -78,7 +78,7 @@ codes! {
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The route does not take this method"
         "PUT is not allowed on /edits";
     RequestTimeout "request_timeout" REQUEST_TIMEOUT "The request took too long"
-        "no answer within 120 s; an edit that was already admitted goes on";
+        "no answer within 120 s; what still waited is dropped, an edit that was being made goes on";
     VersionConflict "version_conflict" CONFLICT "The newest version is not the expected one"
         "expected version 6, but the newest is 7";
     EditNotActive "edit_not_active" CONFLICT "The edit is not active"
@@ -114,6 +114,8 @@ codes! {
         "idempotency key \"7f1c\" was used for a different request";
     QueueFull "queue_full" TOO_MANY_REQUESTS "The queue is full"
         "the edit queue is full: 64 requests are waiting; try again in 2 s";
+    TooManyStreams "too_many_streams" TOO_MANY_REQUESTS "Too many generations are being streamed"
+        "256 generations are being streamed, the most at the same time";
     RateLimited "rate_limited" TOO_MANY_REQUESTS "The key was used too often"
         "edit is limited to 60 requests a minute for the key \"ci\"; try again in 1 s";
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong in the service"
@@ -122,6 +124,8 @@ codes! {
         "edit 01890a5d-ac96-774b-bcce-b302099a8057 failed: the update is not finite";
     LogDamaged "log_damaged" INTERNAL_SERVER_ERROR "The log is damaged"
         "the log is damaged: entries row 17: the hash does not fit";
+    TooManyConnections "too_many_connections" SERVICE_UNAVAILABLE "Too many connections are open"
+        "1024 connections are open, the most that are served at the same time";
     NotReady "not_ready" SERVICE_UNAVAILABLE "The service is not ready"
         "the model is being loaded or the log replayed";
     Draining "draining" SERVICE_UNAVAILABLE "The service is shutting down"

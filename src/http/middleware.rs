@@ -62,7 +62,9 @@ pub(super) async fn time_limit(State(limit): State<Duration>, request: Request, 
         Ok(response) => response,
         Err(_) => {
             let seconds = limit.as_secs_f64();
-            let detail = format!("no answer within {seconds} s; an edit that was already admitted goes on");
+            let detail = format!(
+                "no answer within {seconds} s; what still waited is dropped, an edit that was being made goes on"
+            );
             Problem::new(Code::RequestTimeout, detail).with("limit_seconds", seconds).into_response()
         }
     }

@@ -10,6 +10,7 @@
 //! | `refusal` | which code the errors of the other rooms become |
 //! | `doors`, `readiness` | the routes before the service is ready, and whether it is |
 //! | `extract`, `headers`, `paging`, `idempotency`, `auth` | what a request says, checked |
+//! | `serve`, `streams` | how many connections and streams there may be at once |
 //! | `middleware`, `measure` | request ids, time limit, metrics to the end of the body |
 //! | `handles/` | the real writer and engine behind the traits of [`state`] |
 //!
@@ -45,6 +46,7 @@ mod score;
 mod serve;
 mod sse;
 pub mod state;
+mod streams;
 mod strict;
 mod table;
 #[cfg(test)]
@@ -52,12 +54,13 @@ mod tests;
 mod versions;
 
 pub use access::{Admits, Gate};
-pub use doors::Doors;
+pub use doors::{Doors, crowded};
 pub use info::{EditorInfo, MatrixInfo, ModelInfo, ServiceInfo, ServiceLimits};
 pub use openapi::document;
 pub use peer::Proxies;
 pub use rates::RateLimits;
 pub use readiness::{Phase, Readiness};
 pub use router::router;
-pub use serve::serve;
+pub use serve::{ConnectionLimits, serve};
 pub use state::{AppState, Edits, Generates, HttpLimits, Streaming, Submitted};
+pub use streams::Streams;

@@ -43,11 +43,12 @@ async fn keys_open_what_their_scopes_say_until_they_are_taken_away() {
     let keys = key_file(&files).display().to_string();
     let server = Server::start_with(&files, &["--keys", &keys, "--listen", "0.0.0.0:0"]).await;
     let client = &server.client;
+    let wrong = format!("{editor}0");
     let edit = json!({"prompt": "Ada speaks", "target": "Welsh", "guard": null});
     client.post("/edits", &edit).await.problem(401, "unauthenticated");
     let post = |key| client.send(client.request(Method::POST, "/edits").bearer_auth(key).json(&edit));
     post(&reader).await.problem(403, "insufficient_scope");
-    post(&format!("{editor}0")).await.problem(401, "unauthenticated");
+    post(&wrong).await.problem(401, "unauthenticated");
     let id = post(&editor).await.with_status(201)["id"].clone();
     let entry = ask(&server, Method::GET, &format!("/edits/{}", id.as_str().unwrap()), &reader).await.with_status(200);
     assert_eq!(entry["actor"], "ci");

@@ -28,3 +28,4 @@ mod holding;
 mod life;
 mod openai;
 mod operations;
+mod overload;

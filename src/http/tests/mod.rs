@@ -30,6 +30,7 @@ use super::{
     readiness::Readiness,
     router::router,
     state::{AppState, HttpLimits},
+    streams::Streams,
 };
 use crate::{digest::Digest, telemetry::Metrics};
 
@@ -82,6 +83,7 @@ impl World {
             info: Arc::new(service_info()),
             readiness: self.readiness.clone(),
             limits,
+            streams: Streams::new(2),
             gate,
             proxies: Proxies::default(),
             log_bodies: false,
