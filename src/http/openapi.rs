@@ -1,7 +1,13 @@
 //! The OpenAPI document: assembled from the routes, so that it says what the code does. A copy is kept in `openapi/`;
 //! a test fails when it and the code differ.
 
-use utoipa::OpenApi;
+use utoipa::{
+    OpenApi,
+    openapi::{
+        RefOr,
+        schema::{AdditionalProperties, Object, Schema},
+    },
+};
 
 use super::{error::ProblemSchema, generate::EventSchemas, openai, router};
 use crate::edit_log::EditStatus;
@@ -29,6 +35,29 @@ pub(super) fn frame() -> utoipa::openapi::OpenApi {
 /// The OpenAPI document of this service.
 pub fn document() -> utoipa::openapi::OpenApi {
     router::table().into_parts().1
+}
+
+/// Makes one object of the parts of one. Each part says that it has no other members, so that nothing would be all of them.
+pub(super) fn join_parts(schema: &mut RefOr<Schema>) {
+    let RefOr::T(Schema::AllOf(all)) = schema else { return };
+    let part = |item: &RefOr<Schema>| match item {
+        RefOr::T(Schema::Object(part)) if closed(part) => Some(part.clone()),
+        _ => None,
+    };
+    let Some(parts) = all.items.iter().map(part).collect::<Option<Vec<_>>>() else { return };
+    let mut whole = Object::new();
+    whole.description.clone_from(&all.description);
+    whole.schema_type = parts.first().map(|part| part.schema_type.clone()).unwrap_or_default();
+    whole.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    for part in parts {
+        whole.required.extend(part.required);
+        whole.properties.extend(part.properties);
+    }
+    *schema = RefOr::T(Schema::Object(whole));
+}
+
+fn closed(object: &Object) -> bool {
+    object.additional_properties.as_deref() == Some(&AdditionalProperties::FreeForm(false))
 }
 
 /// Examples that several routes show.
@@ -132,6 +161,18 @@ mod tests {
             let pointer = reference.trim_start_matches('#');
             assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
         }
+    }
+
+    #[test]
+    fn no_object_is_made_of_parts_that_exclude_each_other() {
+        let document: Value = serde_json::to_value(document()).unwrap();
+        for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+            let parts = schema["allOf"].as_array().into_iter().flatten();
+            assert!(!parts.into_iter().any(|part| part["additionalProperties"] == false), "{name}");
+        }
+        let chat = &document["components"]["schemas"]["ChatRequest"];
+        assert!(chat["properties"]["model"].is_object() && chat["properties"]["messages"].is_object(), "{chat}");
+        assert_eq!(chat["additionalProperties"], false);
     }
 
     #[test]

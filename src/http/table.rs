@@ -75,7 +75,11 @@ impl Table {
 
     /// The routes, to be served; the document.
     pub fn into_parts(self) -> (axum::Router<AppState>, utoipa::openapi::OpenApi) {
-        self.routes.split_for_parts()
+        let (routes, mut document) = self.routes.split_for_parts();
+        if let Some(components) = &mut document.components {
+            components.schemas.values_mut().for_each(openapi::join_parts);
+        }
+        (routes, document)
     }
 }
 
