@@ -61,7 +61,7 @@ fn texts(folder: &str, end: &str) -> BTreeMap<String, String> {
 fn expressions<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     match value {
         Value::Object(fields) => {
-            found.extend(["expr", "definition"].iter().filter_map(|key| fields.get(*key)?.as_str()));
+            found.extend(["expr", "query"].iter().filter_map(|key| fields.get(*key)?.as_str()));
             fields.values().for_each(|value| expressions(value, found));
         }
         Value::Array(values) => values.iter().for_each(|value| expressions(value, found)),
