@@ -17,6 +17,7 @@ mod server;
 #[path = "../common/tiny.rs"]
 mod tiny;
 
+mod access;
 mod changes;
 mod commands;
 mod crowd;
@@ -24,6 +25,9 @@ mod edits;
 mod errors;
 mod generation;
 mod holding;
+mod interface;
 mod life;
 mod openai;
 mod operations;
+mod overload;
+mod python;
