@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; helpers of tests may unwrap")]
 
+pub mod facts;
 pub mod families;
 
 use std::{

@@ -23,6 +23,7 @@ mod crowd;
 mod edits;
 mod errors;
 mod generation;
+mod kinds;
 mod life;
 mod openai;
 mod operations;
