@@ -57,8 +57,8 @@ eval: rust compiler ## Measure the editor beside fine-tuning: make eval DATA=val
 		--editor "$(EDITOR_FOLDER)" --editor finetune --editor finetune-kl \
 		$(if $(TEXT),--running-text "$(TEXT)") $(ARGS)
 
-compare: rust compiler ## Train what is only compared with, and measure all editors for docs/editors.md: make compare DATA=folder
-	@[ -n "$(DATA)" ] || { echo 'usage: make compare DATA=folder-with-counterfact-zsre-wikitext2 [ARGS="..."]' >&2; exit 2; }
+compare: rust compiler ## Measure editors for docs/editors.md: make compare DATA=folder
+	@[ -n "$(DATA)" ] || { echo 'usage: make compare DATA=folder-with-counterfact-and-wikitext2 [ARGS="..."]' >&2; exit 2; }
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
 		$(PYTHON) scripts/compare-editors --model "$$model" --data "$(DATA)" --editor "$(EDITOR_FOLDER)" $(ARGS)
 

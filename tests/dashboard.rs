@@ -11,6 +11,9 @@ fn exported() -> BTreeSet<String> {
     metrics.edits.with_label_values(&["applied"]).inc();
     metrics.edit_duration.with_label_values(&["total"]).observe(0.1);
     metrics.reverts.with_label_values(&["rollback"]).inc();
+    metrics.edit_breaks.with_label_values(&["edit"]).inc();
+    metrics.edit_conflicts.with_label_values(&["paraphrase"]).inc();
+    metrics.canary_kl.with_label_values(&["max"]).set(0.1);
     metrics.generate_requests.with_label_values(&["ok"]).inc();
     metrics.tokens.with_label_values(&["prompt"]).inc();
     metrics.sequences.with_label_values(&["running"]).inc();

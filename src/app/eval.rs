@@ -37,7 +37,13 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     interrupt::ends_with(move || {
         let (done, all) = (seen.position(), seen.length().unwrap_or_default());
         seen.finish_and_clear();
-        format!("{done} of {all} records were measured; no figures were written")
+        // How many there are is known when the model and the data are loaded.
+        let measured = if all == 0 {
+            "no record was measured".to_owned()
+        } else {
+            format!("{done} of {all} records were measured")
+        };
+        format!("{measured}; no figures were written")
     })?;
     let options = options(what);
     let running_text = match &what.running_text {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::open::{self, Loaded};
 use crate::{
-    config::ServeArgs,
+    config::{ServeArgs, values},
     edit_log::{EditLog, WriterLock, sqlite::SqliteLog},
     generation::{GenerateConfig, GenerateHandle, ModelDecoder},
     http::{
@@ -21,7 +21,7 @@ use crate::{
     },
     model::{Kind, Model},
     telemetry::Metrics,
-    writer::{self, Started, WriterConfig, WriterTask},
+    writer::{self, Policy, Started, WriterConfig, WriterTask},
 };
 
 /// Serves until SIGTERM or SIGINT; a second signal ends at once.
@@ -30,7 +30,7 @@ use crate::{
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // Before the model is loaded: options that do not fit, and an address or a database that is taken, should be told at
     // once.
-    writer_config(args).check()?;
+    writer_config(args)?.check()?;
     generate_config(args).check()?;
     let listener =
         TcpListener::bind(args.http.listen).await.with_context(|| format!("listening on {}", args.http.listen))?;
@@ -102,7 +102,7 @@ impl Service {
             Arc::clone(&loaded.model),
             Arc::clone(&loaded.editor),
             Arc::clone(&log),
-            writer_config(args),
+            writer_config(args)?,
             metrics.clone(),
         )
         .await?;
@@ -151,14 +151,22 @@ async fn exit_at_next_signal() {
     std::process::exit(1);
 }
 
-fn writer_config(args: &ServeArgs) -> WriterConfig {
+fn writer_config(args: &ServeArgs) -> anyhow::Result<WriterConfig> {
     let (writer, limits) = (&args.writer, &args.limits);
-    WriterConfig {
+    let canaries = writer.canaries.as_deref().map(writer::read_canaries).transpose()?.unwrap_or_default();
+    Ok(WriterConfig {
         queue_capacity: writer.queue_capacity.get(),
         capture_batch: writer.capture_batch.get(),
         pass_tokens: writer.pass_tokens.get(),
         min_probability: writer.guard_min_probability,
         max_kl: writer.guard_max_kl,
+        on_break: policy(writer.guard_on_break),
+        min_share: writer.guard_min_share,
+        guard_sample: writer.guard_sample,
+        canaries,
+        on_conflict: policy(writer.guard_on_conflict),
+        conflict_similarity: writer.conflict_similarity,
+        recheck_idle: writer.recheck_idle,
         max_prompt_tokens: limits.max_prompt_tokens.get(),
         max_target_tokens: limits.max_target_tokens.get(),
         max_text_bytes: limits.max_text_bytes.get(),
@@ -169,6 +177,14 @@ fn writer_config(args: &ServeArgs) -> WriterConfig {
         max_edits_per_batch: limits.max_edits_per_batch.get(),
         resident_versions: writer.resident_versions,
         replay_every_version: writer.replay_every_version,
+    })
+}
+
+fn policy(policy: values::Policy) -> Policy {
+    match policy {
+        values::Policy::Off => Policy::Off,
+        values::Policy::Warn => Policy::Warn,
+        values::Policy::Reject => Policy::Reject,
     }
 }
 

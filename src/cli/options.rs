@@ -74,7 +74,7 @@ fn every_option_has_an_environment_variable_and_says_its_default() {
 
 #[test]
 fn numbers_say_their_unit() {
-    let units = ["SECONDS", "BYTES", "MINUTES", "NATS", "N", "P", "T", "W", "RATE", "NORM", "NAME=W,..."];
+    let units = ["SECONDS", "BYTES", "MINUTES", "NATS", "N", "P", "T", "W", "RATE", "NORM", "SHARE", "NAME=W,..."];
     for (name, command) in leaves(&Cli::command(), "") {
         for arg in command.get_arguments().filter(|arg| configurable(arg)) {
             let numeric = arg.get_default_values().iter().any(|value| value.to_str().unwrap().parse::<f64>().is_ok());

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{
     digest::Digest,
     edit_log::{EditRow, EditStatus, VersionKind, VersionRow},
-    writer::{EditReport, TargetReport},
+    writer::{EditReport, HoldingReport, TargetReport},
 };
 
 /// How many characters of a digest a table shows.
@@ -104,10 +104,32 @@ fn figures(report: &EditReport) -> String {
         }
         parts.push(table.to_string());
     }
+    if !report.conflicts.is_empty() {
+        let mut table = new(&["conflicts with", "prompt", "target", "reason", "similarity"]);
+        for conflict in &report.conflicts {
+            table.add_row([
+                conflict.edit.to_string(),
+                conflict.prompt.clone(),
+                conflict.target.clone(),
+                conflict.reason.as_str().to_owned(),
+                conflict.similarity.map(|similarity| format!("{similarity:.3}")).unwrap_or_default(),
+            ]);
+        }
+        parts.push(table.to_string());
+    }
+    parts.extend(report.holding.as_ref().map(holding));
     if !report.delta.is_empty() {
-        let mut table = new(&["matrix", "delta norm", "rank"]);
+        let mut table = new(&["matrix", "delta norm", "rank", "gradient nuclear norm", "effective rank"]);
         for delta in &report.delta {
-            table.add_row([delta.matrix.clone(), format!("{:.5}", delta.norm), delta.rank.to_string()]);
+            let gradient = report.gradient.iter().find(|gradient| gradient.matrix == delta.matrix);
+            let figure = |figure: Option<f32>| figure.map(|figure| format!("{figure:.5}")).unwrap_or_default();
+            table.add_row([
+                delta.matrix.clone(),
+                format!("{:.5}", delta.norm),
+                delta.rank.to_string(),
+                figure(gradient.map(|gradient| gradient.nuclear_norm)),
+                figure(gradient.map(|gradient| gradient.effective_rank)),
+            ]);
         }
         parts.push(table.to_string());
     }
@@ -124,6 +146,30 @@ fn figures(report: &EditReport) -> String {
         ms.total
     ));
     parts.join("\n\n")
+}
+
+/// What an edit did to others.
+fn holding(report: &HoldingReport) -> String {
+    let HoldingReport { edits_checked, canaries_checked, broken_edits, broken_canaries } = report;
+    let counts = format!(
+        "breaks: {} of {edits_checked} active edits scored again, {} of {canaries_checked} canaries",
+        broken_edits.len(),
+        broken_canaries.len()
+    );
+    if broken_edits.is_empty() && broken_canaries.is_empty() {
+        return counts;
+    }
+    let mut table = new(&["breaks", "prompt", "probability before", "after"]);
+    for broken in broken_edits {
+        let figures = [broken.before, broken.after].map(|figures| format!("{:.4}", figures.probability));
+        table.add_row([&[broken.edit.to_string(), broken.prompt.clone()], &figures[..]].concat());
+    }
+    for broken in broken_canaries {
+        let figures = [broken.before, broken.after]
+            .map(|figures| figures.map(|figures| format!("{:.4}", figures.probability)).unwrap_or_default());
+        table.add_row([&["canary".to_owned(), broken.prompt.clone()], &figures[..]].concat());
+    }
+    format!("{counts}\n{table}")
 }
 
 fn new(header: &[&str]) -> Table {

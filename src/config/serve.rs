@@ -3,6 +3,8 @@
 use std::{
     net::SocketAddr,
     num::{NonZeroU64, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
 };
 
 use clap::{ArgAction, Args};
@@ -74,6 +76,40 @@ pub struct WriterArgs {
     /// unless the request asks for one
     #[arg(long, env = "AMEND_GUARD_MAX_KL", value_name = "NATS", value_parser = values::non_negative)]
     pub guard_max_kl: Option<f32>,
+
+    /// What is done where an edit would break active edits or canaries, unless the request says it
+    #[arg(long, env = "AMEND_GUARD_ON_BREAK", value_name = "POLICY", value_enum, default_value = "warn")]
+    pub guard_on_break: values::Policy,
+
+    /// Active edits that the guard scores again at each edit: half of them those most like it, the rest drawn; 0 for none
+    #[arg(long, env = "AMEND_GUARD_SAMPLE", value_name = "N", default_value = "8")]
+    pub guard_sample: usize,
+
+    /// An active edit that held breaks when its target's probability falls below this share of what it was, 0 to 1,
+    /// unless the request says it
+    #[arg(long, env = "AMEND_GUARD_MIN_SHARE", value_name = "SHARE", default_value = "0.5")]
+    #[arg(value_parser = values::probability)]
+    pub guard_min_share: f32,
+
+    /// Prompts that no edit should change, at most 256, scored at each edit and at each recheck: JSON, one a line,
+    /// {"prompt": TEXT, "expected": TEXT}, of which "expected" may be left out; default: none
+    #[arg(long, env = "AMEND_CANARIES", value_name = "FILE")]
+    pub canaries: Option<PathBuf>,
+
+    /// What is done where an edit conflicts with an active one, unless the request says it
+    #[arg(long, env = "AMEND_GUARD_ON_CONFLICT", value_name = "POLICY", value_enum, default_value = "warn")]
+    pub guard_on_conflict: values::Policy,
+
+    /// Similarity of two prompts in the eyes of an active edit, 0 to 1, from which on the new one is its paraphrase
+    #[arg(long, env = "AMEND_CONFLICT_SIMILARITY", value_name = "SHARE", default_value = "0.93")]
+    #[arg(value_parser = values::probability)]
+    pub conflict_similarity: f32,
+
+    /// How long nothing must have been submitted before all active edits and canaries are scored again, seconds; 0 for
+    /// never
+    #[arg(long, env = "AMEND_RECHECK_IDLE", value_name = "SECONDS", default_value = "10")]
+    #[arg(value_parser = values::seconds)]
+    pub recheck_idle: Duration,
 
     /// Versions, beside the newest and the base, whose weights stay in memory; others are rebuilt when asked for
     #[arg(long, env = "AMEND_RESIDENT_VERSIONS", value_name = "N", default_value = "4")]

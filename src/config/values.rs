@@ -1,6 +1,6 @@
 //! Parsers of values that have limits, and the values that are more than a number.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// A probability: 0 to 1.
 pub fn probability(text: &str) -> Result<f32, String> {
@@ -64,6 +64,22 @@ pub fn actor(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("a name of 1 to 128 visible ASCII characters is needed; {} bytes were given", text.len()))
+}
+
+/// Seconds: 0 or more, not more than a year.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    number(text, "from 0 to 31536000", |value: f64| (0.0..=31_536_000.0).contains(&value)).map(Duration::from_secs_f64)
+}
+
+/// What is done about something that a check has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Policy {
+    /// It is not looked for.
+    Off,
+    /// The answer and the log name it.
+    Warn,
+    /// The edit is rejected.
+    Reject,
 }
 
 /// How the changes of several edits become one.
@@ -139,6 +155,8 @@ mod tests {
         assert!(positive("0").is_err());
         assert_eq!(positive("1e-4"), Ok(1e-4));
         assert_eq!(at_least_two("2"), Ok(2));
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert!(seconds("-1").unwrap_err().contains("from 0") && seconds("inf").is_err());
         assert!(at_least_two("1").unwrap_err().contains("at least 2") && at_least_two("x").is_err());
     }
 

@@ -11,6 +11,7 @@ pub mod folder;
 pub mod joint;
 pub mod mend;
 pub mod objective;
+pub mod spectrum;
 pub mod ultraedit;
 
 use std::path::Path;

@@ -97,6 +97,10 @@ codes! {
         "8000 prompt tokens and 8 x 4000 more exceed the 32768 tokens that are kept in memory";
     GuardRejected "guard_rejected" UNPROCESSABLE_ENTITY "The guard rejected the edit"
         "the guard rejected the edit: probability after is 0.12, the least allowed is 0.5";
+    BreaksEdits "breaks_edits" UNPROCESSABLE_ENTITY "The edit would break active edits or canaries"
+        "the guard rejected the edit: it would break 1 of 8 active edits that were scored again, and 0 of 3 canaries: ...";
+    ConflictingEdit "conflicting_edit" UNPROCESSABLE_ENTITY "The edit conflicts with an active one"
+        "the guard rejected the edit: it conflicts 1 times with active edits, first with edit 01890a5d-ac96-774b-bcce-b302099a8057 ...";
     AccumulatorOverflow "accumulator_overflow" UNPROCESSABLE_ENTITY "The edit would overflow the accumulator"
         "the edit would overflow the accumulator of model.layers.29.mlp.down_proj.weight: |sum| must stay under 8388608";
     IdempotencyKeyReused "idempotency_key_reused" UNPROCESSABLE_ENTITY

@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `router` | the table of routes and the layers around it |
-//! | `edits/`, `versions`, `generate`, `score`, `classify`, `health`, `info`, `docs` | the nouns |
+//! | `edits/`, `versions`, `generate`, `score`, `classify`, `health`, `holding`, `info`, `docs` | the nouns |
 //! | `openai/` | the routes that OpenAI's clients know, with their errors |
 //! | [`error`] | the code table: stable code, status, title |
 //! | `refusal` | which code the errors of the other rooms become |
@@ -25,6 +25,7 @@ mod generate;
 mod handles;
 mod headers;
 mod health;
+mod holding;
 mod idempotency;
 mod info;
 mod measure;

@@ -36,6 +36,7 @@ pub(super) mod examples {
     use serde_json::{Value, json};
 
     const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+    const OTHER: &str = "01890a5d-0000-774b-bcce-b302099a8057";
     const DIGEST: &str = "5f0c8d6e4b1a29370c9b86e75d4f3a2b1908f7e6d5c4b3a291807f6e5d4c3b2a";
     const SET_DIGEST: &str = "0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f9";
 
@@ -52,7 +53,21 @@ pub(super) mod examples {
                 "before": {"probability": 0.02, "greedy": false}, "after": {"probability": 0.91, "greedy": true},
             }],
             "locality": [{"prompt": "The capital of France is", "kl": 0.0012, "greedy_unchanged": true}],
+            "conflicts": [{
+                "edit": OTHER, "reason": "paraphrase", "similarity": 0.95, "prompt": "Danielle Darrieux, a native",
+                "target": "English", "same_target": true,
+            }],
+            "holding": {
+                "edits_checked": 8, "canaries_checked": 2, "broken_edits": [{
+                    "edit": OTHER, "prompt": "Danielle Darrieux, a native", "target": "Russian", "reason": "no_longer_greedy",
+                    "before": {"probability": 0.91, "greedy": true}, "after": {"probability": 0.08, "greedy": false},
+                }],
+                "broken_canaries": [],
+            },
             "delta": [{"matrix": "model.layers.29.mlp.down_proj.weight", "norm": 0.83, "rank": 12}],
+            "gradient": [{
+                "matrix": "model.layers.29.mlp.down_proj.weight", "norm": 0.41, "nuclear_norm": 0.77, "effective_rank": 3.4,
+            }],
             "phases_ms": {
                 "queue": 0.1, "capture": 38.0, "editor": 4.2, "guard": 21.5, "commit": 2.3, "publish": 0.1, "total": 66.2,
             },

@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use super::error::{Code, Problem};
-use crate::{edit_log::LogError, generation::GenerateError, model::Kind, writer::WriterError};
+use crate::{
+    edit_log::LogError,
+    generation::GenerateError,
+    model::Kind,
+    writer::{RejectedBy, WriterError},
+};
 
 impl From<WriterError> for Problem {
     fn from(error: WriterError) -> Self {
@@ -12,8 +17,13 @@ impl From<WriterError> for Problem {
             WriterError::QueueFull { capacity, retry_after } => queue_full(detail, capacity, retry_after),
             WriterError::Invalid { field, .. } => Self::new(Code::InvalidRequest, detail).with("field", field),
             WriterError::UnknownLabel { field, label, labels } => unknown_label(detail, field, label, labels),
-            WriterError::Rejected { report, batch, .. } => {
-                let problem = Self::new(Code::GuardRejected, detail);
+            WriterError::Rejected { by, report, batch, .. } => {
+                let code = match by {
+                    RejectedBy::Limits => Code::GuardRejected,
+                    RejectedBy::Breaks => Code::BreaksEdits,
+                    RejectedBy::Conflicts => Code::ConflictingEdit,
+                };
+                let problem = Self::new(code, detail);
                 match report.edits.first() {
                     Some(edit) if !batch => problem.with("report", edit),
                     _ => problem.with("report", &report),

@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     classify, docs, edits,
     error::{Code, Problem},
-    generate, health, info, measure, middleware, openai, openapi, score,
+    generate, health, holding, info, measure, middleware, openai, openapi, score,
     state::AppState,
     versions,
 };
@@ -36,6 +36,7 @@ pub(super) fn table() -> OpenApiRouter<AppState> {
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
+        .routes(routes!(holding::edits))
         .routes(routes!(info::info))
         .routes(routes!(docs::docs))
         .routes(routes!(docs::document))

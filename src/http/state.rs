@@ -14,7 +14,9 @@ use crate::{
         ScoreRequest, ScoreResponse,
     },
     telemetry::Metrics,
-    writer::{Answer, BatchReport, Idempotency, PendingEdit, SetChange, Submission, VersionReport, WriterError},
+    writer::{
+        Answer, BatchReport, EditsHealth, Idempotency, PendingEdit, SetChange, Submission, VersionReport, WriterError,
+    },
 };
 
 /// An admitted submission. Dropping it does not cancel the edits; it detaches from them.
@@ -42,6 +44,9 @@ pub trait Edits: Send + Sync {
 
     /// An edit that is waiting or running; none once it is in the log or gone.
     fn pending(&self, id: Uuid) -> Option<PendingEdit>;
+
+    /// How healthy the active edits are, as far as it was checked.
+    fn health(&self) -> EditsHealth;
 }
 
 /// A generation that has begun. Dropping `events` ends it.

@@ -90,7 +90,7 @@ mod tests {
         let whole = json!({"prompt": "p", "target": "t", "paraphrases": ["q"], "locality": [{"prompt": "l"}],
             "guard": {"max_kl": 1}, "note": null});
         let edit = read(whole).unwrap();
-        assert_eq!(edit.guard, Guard::Limits(GuardLimits { min_probability: None, max_kl: Some(1.0) }));
+        assert_eq!(edit.guard, Guard::Limits(GuardLimits { max_kl: Some(1.0), ..GuardLimits::default() }));
         assert_eq!((edit.paraphrases.len(), edit.locality.len(), edit.note), (1, 1, None));
         assert_eq!(read(json!({"prompt": "p", "target": "t", "guard": null})).unwrap().guard, Guard::Off);
         for array in [

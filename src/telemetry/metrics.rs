@@ -1,8 +1,8 @@
 //! One struct that names every metric. Units are in the names; no label ever carries a prompt, a key or an id.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-    core::Collector,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, core::Collector,
 };
 
 /// Buckets for the duration of an edit and its phases, seconds.
@@ -30,6 +30,25 @@ pub struct Metrics {
     pub edit_success_probability: Histogram,
     /// KL of each locality probe, nats.
     pub edit_locality_kl: Histogram,
+    /// Active edits and canaries that edits broke or would have broken, as the guard saw it, by `kind`: edit, canary.
+    pub edit_breaks: IntCounterVec,
+    /// Conflicts of edits with active ones by `reason`: paraphrase, contradiction.
+    pub edit_conflicts: IntCounterVec,
+    /// Active edits that the last complete check scored.
+    pub edits_checked: IntGauge,
+    /// Those of them that hold.
+    pub edits_holding: IntGauge,
+    /// The version that the last complete check scored.
+    pub edits_check_version: IntGauge,
+    /// When it ended, seconds since 1970.
+    pub edits_check_timestamp: IntGauge,
+    /// Seconds of one batch of a check: what an edit that comes meanwhile waits for at most.
+    pub edit_check_batch: Histogram,
+    pub canaries: IntGauge,
+    /// Canaries whose most probable tokens are not those of version 0.
+    pub canaries_changed: IntGauge,
+    /// KL divergence of the canaries from version 0, nats, by `stat`: max, mean.
+    pub canary_kl: GaugeVec,
     pub active_edits: IntGauge,
     pub version: IntGauge,
     pub versions_resident: IntGauge,
@@ -79,6 +98,45 @@ impl Metrics {
                 "amend_edit_locality_kl",
                 "KL divergence of each locality probe, nats.",
                 KL,
+            ),
+            edit_breaks: counters(
+                &r,
+                "amend_edit_breaks_total",
+                "Active edits and canaries that edits broke or would have broken, by kind.",
+                &["kind"],
+            ),
+            edit_conflicts: counters(
+                &r,
+                "amend_edit_conflicts_total",
+                "Conflicts of edits with active ones, by reason.",
+                &["reason"],
+            ),
+            edits_checked: gauge(&r, "amend_edits_checked", "Active edits that the last complete check scored."),
+            edits_holding: gauge(&r, "amend_edits_holding", "Active edits that held at the last complete check."),
+            edits_check_version: gauge(&r, "amend_edits_check_version", "The version that was checked last."),
+            edits_check_timestamp: gauge(
+                &r,
+                "amend_edits_check_timestamp_seconds",
+                "When the last complete check ended, seconds since 1970; 0 before the first.",
+            ),
+            edit_check_batch: histogram(
+                &r,
+                "amend_edit_check_batch_seconds",
+                "One batch of a check of the active edits.",
+                EDIT_SECONDS,
+            ),
+            canaries: gauge(&r, "amend_canaries_checked", "Canaries that the last complete check scored."),
+            canaries_changed: gauge(
+                &r,
+                "amend_canaries_changed",
+                "Canaries whose most probable tokens are not those of version 0.",
+            ),
+            canary_kl: register(
+                &r,
+                GaugeVec::new(
+                    Opts::new("amend_canary_kl", "KL divergence of the canaries from version 0, nats."),
+                    &["stat"],
+                ),
             ),
             active_edits: gauge(&r, "amend_active_edits", "Edits active in the newest version."),
             version: gauge(&r, "amend_version", "Number of the newest version."),

@@ -143,6 +143,16 @@ impl Contribution {
 }
 
 impl Part {
+    /// Outputs of the matrix.
+    pub fn d_out(&self) -> usize {
+        self.d_out
+    }
+
+    /// Inputs of the matrix.
+    pub fn d_in(&self) -> usize {
+        self.d_in
+    }
+
     /// The rank-one terms `(left [d_out], right [d_in])` of what the edit adds when it is alone; none for a dense part.
     pub fn terms(&self) -> Option<impl Iterator<Item = (&[f32], &[f32])>> {
         match &self.values {
@@ -150,6 +160,14 @@ impl Part {
                 Some((0..self.n).map(|i| (row(left, self.d_out, i), row(right, self.d_in, i))))
             }
             Values::Dense(_) => None,
+        }
+    }
+
+    /// What entered the matrix where the `i`-th row of a joint part was taken, `[d_in]`; none for other parts.
+    pub fn key(&self, i: usize) -> Option<&[f32]> {
+        match &self.values {
+            Values::Joint { keys, .. } if i < self.n => Some(row(keys, self.d_in, i)),
+            _ => None,
         }
     }
 

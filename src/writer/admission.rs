@@ -47,6 +47,18 @@ pub fn tokens(edits: &[AdmittedEdit]) -> usize {
     edits.iter().map(|edit| edit.passage.ids.len()).sum()
 }
 
+/// The passage of a text that stands in the configuration, held to the limits of a request's; `prefix` names it.
+pub fn passage(
+    prefix: &str,
+    prompt: &str,
+    expected: Option<&str>,
+    texts: &dyn Texts,
+    config: &WriterConfig,
+) -> Result<Passage, WriterError> {
+    let expected = expected.map(|text| ("expected".to_owned(), text));
+    Admission { prefix, texts, config }.passage("prompt", prompt, expected)
+}
+
 struct Admission<'a> {
     prefix: &'a str,
     texts: &'a dyn Texts,

@@ -8,7 +8,7 @@ use candle_core::Device;
 use super::TargetFigures;
 use crate::{
     digest::Digest,
-    editor::{Composition, Delta},
+    editor::{Composition, Delta, spectrum::Spectrum},
     model::{DenseMatrices, EditableMatrix, ModelError, Passage, Projection},
 };
 
@@ -40,10 +40,13 @@ pub struct Foundation {
     pub device: Device,
 }
 
+/// By matrix, what entered it, `[d_in]`.
+pub type Keys = Vec<Vec<f32>>;
+
 /// Reads, captures, edits and measures. Errors are texts for people.
 pub trait Bench: Texts + 'static {
     /// What the trunk made of a passage: read once, used for capture and for every measurement (law 7).
-    type Text: Clone + Send;
+    type Text: Clone + Send + Sync;
     /// What capture leaves for the editor.
     type Factors: Send;
     /// What a measurement found at a passage's target positions.
@@ -58,6 +61,13 @@ pub trait Bench: Texts + 'static {
     /// Loss and factors of each text's target, at the base weights (law 1).
     fn capture(&self, texts: &[Self::Text]) -> Result<Vec<(f32, Self::Factors)>, String>;
 
+    /// How the gradient of each matrix is spread.
+    fn spectra(&self, factors: &Self::Factors) -> Result<Vec<Spectrum>, String>;
+
+    /// The inputs of each matrix at the position that predicts the target's first token, at the base weights: they depend
+    /// on the prompt alone.
+    fn keys(&self, text: &Self::Text, factors: &Self::Factors) -> Result<Keys, String>;
+
     /// The editor's delta for one edit.
     fn edit(&self, text: &Self::Text, factors: &Self::Factors) -> Result<Delta, String>;
 
@@ -67,9 +77,29 @@ pub trait Bench: Texts + 'static {
     /// How a reading likes its text's target.
     fn figures(&self, text: &Self::Text, reading: &Self::Reading) -> Result<TargetFigures, String>;
 
+    /// The most probable token at a reading's first position.
+    fn leading(&self, reading: &Self::Reading) -> Result<u32, String>;
+
+    /// The first token of a passage's target, as [`Bench::leading`] names it.
+    fn first_token(&self, passage: &Passage) -> u32 {
+        passage.ids[passage.target.start]
+    }
+
     /// Mean KL divergence (nats) from one reading of a text to another, and whether the most probable token stayed the
     /// same at every position.
     fn divergence(&self, before: &Self::Reading, after: &Self::Reading) -> Result<(f32, bool), String>;
+}
+
+/// The trunk's passes over any number of passages, as few as the budget of tokens allows.
+pub fn read_all<B: Bench>(bench: &B, passages: &[Passage], budget: usize) -> Result<Vec<B::Text>, String> {
+    let mut read = Vec::with_capacity(passages.len());
+    for run in passes(passages.iter(), budget) {
+        read.extend(bench.read(&passages[run])?);
+    }
+    match read.len() == passages.len() {
+        true => Ok(read),
+        false => Err(format!("{} passages gave {} texts", passages.len(), read.len())),
+    }
 }
 
 /// Longest text for which a pass may spend its whole budget of tokens: attention weighs `tokens x longest` pairs, so

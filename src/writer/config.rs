@@ -1,6 +1,15 @@
 //! What the operator decides about the writer.
 
-use super::{Guard, GuardLimits, WriterError};
+use std::time::Duration;
+
+use super::{CanaryText, Guard, Policy, WriterError, guard::Limits};
+
+/// Active edits that the guard scores again, unless told otherwise.
+const GUARD_SAMPLE: usize = 8;
+
+/// Similarity from which on a prompt counts as a paraphrase, unless told otherwise: on CounterFact half of the
+/// paraphrases reach it and one in a thousand pairs of other prompts (`docs/holding.md`).
+const CONFLICT_SIMILARITY: f32 = 0.93;
 
 /// Limits and sizes of the writer. [`WriterConfig::default`] suits a small model on a small machine.
 #[derive(Debug, Clone)]
@@ -18,6 +27,21 @@ pub struct WriterConfig {
     pub min_probability: Option<f32>,
     /// The guard's own largest KL divergence of a locality probe, nats. By default none.
     pub max_kl: Option<f32>,
+    /// What is done where an edit would break active edits or canaries.
+    pub on_break: Policy,
+    /// An active edit that held breaks when its target's probability falls below this share of what it was.
+    pub min_share: f32,
+    /// How many active edits the guard scores again: half of them those most like the new edit, the rest drawn. The
+    /// canaries are scored all.
+    pub guard_sample: usize,
+    /// Prompts that no edit should change.
+    pub canaries: Vec<CanaryText>,
+    /// What is done where an edit conflicts with an active one.
+    pub on_conflict: Policy,
+    /// Similarity, 0 to 1, from which on an edit's prompt is a paraphrase of an active one's.
+    pub conflict_similarity: f32,
+    /// How long nothing must have been submitted before all active edits are scored again; zero: never.
+    pub recheck_idle: Duration,
     /// Tokens of a prompt, a paraphrase or a probe's prompt.
     pub max_prompt_tokens: usize,
     /// Tokens of a target.
@@ -48,6 +72,13 @@ impl Default for WriterConfig {
             pass_tokens: 2048,
             min_probability: None,
             max_kl: None,
+            on_break: Policy::Warn,
+            min_share: 0.5,
+            guard_sample: GUARD_SAMPLE,
+            canaries: Vec::new(),
+            on_conflict: Policy::Warn,
+            conflict_similarity: CONFLICT_SIMILARITY,
+            recheck_idle: Duration::from_secs(10),
             max_prompt_tokens: 512,
             max_target_tokens: 64,
             max_text_bytes: 16 * 1024,
@@ -78,18 +109,32 @@ impl WriterConfig {
         if let Some((field, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(WriterError::Invalid { field: (*field).into(), message: "must be >= 1, given 0".into() });
         }
+        let similarity = self.conflict_similarity;
+        if !(0.0..=1.0).contains(&similarity) {
+            let message = format!("must be between 0 and 1, given {similarity}");
+            return Err(WriterError::Invalid { field: "conflict_similarity".into(), message });
+        }
         self.limits(&Guard::Default).check("")
     }
 
     /// The limits that hold for an edit.
-    pub fn limits(&self, guard: &Guard) -> GuardLimits {
-        let own = GuardLimits { min_probability: self.min_probability, max_kl: self.max_kl };
+    pub(super) fn limits(&self, guard: &Guard) -> Limits {
+        let own = Limits {
+            min_probability: self.min_probability,
+            max_kl: self.max_kl,
+            on_break: self.on_break,
+            min_share: self.min_share,
+            on_conflict: self.on_conflict,
+        };
         match guard {
             Guard::Default => own,
-            Guard::Off => GuardLimits::default(),
-            Guard::Limits(given) => GuardLimits {
+            Guard::Off => Limits::NONE,
+            Guard::Limits(given) => Limits {
                 min_probability: given.min_probability.or(own.min_probability),
                 max_kl: given.max_kl.or(own.max_kl),
+                on_break: given.on_break.unwrap_or(own.on_break),
+                min_share: given.min_share.unwrap_or(own.min_share),
+                on_conflict: given.on_conflict.unwrap_or(own.on_conflict),
             },
         }
     }

@@ -6,25 +6,26 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    BatchReport, DeltaReport, EditReport, PhasesMs, ReportStatus, WriterError,
+    BatchReport, DeltaReport, EditReport, GradientReport, PhasesMs, ReportStatus, WriterError,
     bench::Bench,
     capturing::millis,
+    echo::Echo,
     edit_turn::{Computed, EditTurn, Stop},
+    judging::Verdict,
     measuring::Measured,
+    roster::Member,
 };
 use crate::{
     edit_log::{IdempotencyRow, NewEdit, NewVersion, Outcome, Removal, VersionKind},
+    editor::spectrum::Spectrum,
     weights::{Contribution, Version, WeightsError},
 };
 
 /// Status under which an applied submission's answer is kept for its idempotency key.
 const CREATED: u16 = 201;
 
-/// One edit's figures and the guard's objection to them, if it has any.
-pub struct Verdict {
-    pub figures: Measured,
-    pub objection: Option<String>,
-}
+/// What the roster takes of an applied edit.
+type Entering<B> = Vec<(Member, <B as Bench>::Text)>;
 
 impl<B: Bench> EditTurn<'_, B> {
     /// What a contribution adds to each matrix.
@@ -34,6 +35,16 @@ impl<B: Bench> EditTurn<'_, B> {
             Ok(DeltaReport { matrix: shape.name, norm: contribution.norm(m)?, rank: contribution.rank(m) })
         };
         matrices.map(report).collect()
+    }
+
+    /// How each matrix's gradient is spread, by name.
+    pub fn gradient_reports(&self, spectra: Vec<Spectrum>) -> Vec<GradientReport> {
+        let shapes = self.tools.bench.foundation().shapes;
+        let report = |(shape, spectrum): (crate::model::EditableMatrix, Spectrum)| {
+            let Spectrum { norm, nuclear_norm, effective_rank } = spectrum;
+            GradientReport { matrix: shape.name, norm, nuclear_norm, effective_rank }
+        };
+        shapes.into_iter().zip(spectra).map(report).collect()
     }
 
     /// The submission's report, as applied to `version` or, if the guard objects to any edit, as rejected. An applied
@@ -58,9 +69,11 @@ impl<B: Bench> EditTurn<'_, B> {
         let report =
             |(((edit, part), replaced), verdict): (((&super::admission::AdmittedEdit, _), &Option<Uuid>), _)| {
                 let part: &Computed<B> = part;
-                let Verdict { figures, objection } = verdict;
+                let Verdict { figures, holding, conflicts, objection } = verdict;
                 observe_figures(&self.tools.shared.metrics, &figures);
-                let reason = objection.or_else(|| refused.map(|other| self.not_alone("was rejected", other)));
+                let reason = objection
+                    .map(|objection| objection.reason)
+                    .or_else(|| refused.map(|other| self.not_alone("was rejected", other)));
                 EditReport {
                     id: edit.id,
                     status,
@@ -70,7 +83,10 @@ impl<B: Bench> EditTurn<'_, B> {
                     prompt: figures.prompt,
                     paraphrases: figures.paraphrases,
                     locality: figures.locality,
+                    conflicts,
+                    holding,
                     delta: part.delta.clone(),
+                    gradient: part.gradient.clone(),
                     phases_ms: self.phases(part, guard_ms),
                     reason,
                 }
@@ -78,7 +94,7 @@ impl<B: Bench> EditTurn<'_, B> {
         BatchReport { version: number, digest: version.digest, edits: edits.map(report).collect() }
     }
 
-    /// The row of an applied submission. Its phases end before the commit, whose time can not be part of what it
+    /// The row of an applied submission, and its edits for the roster. Its phases end before the commit, whose time can not be part of what it
     /// writes.
     pub fn row(
         &self,
@@ -86,10 +102,12 @@ impl<B: Bench> EditTurn<'_, B> {
         replaced: &[Option<Uuid>],
         version: &Version,
         report: &BatchReport,
-    ) -> Result<NewVersion, WriterError> {
+    ) -> Result<(NewVersion, Entering<B>), WriterError> {
         let mut edits = self.rows(report, |_| Outcome::Applied)?;
-        for (edit, part) in edits.iter_mut().zip(parts) {
+        let mut members = Vec::with_capacity(edits.len());
+        for (i, (edit, part)) in edits.iter_mut().zip(parts).enumerate() {
             edit.contribution = Some(part.bytes);
+            members.push((self.member(i, &report.edits[i], part.echo), part.text));
         }
         let removed = self.job.edits.iter().zip(replaced).filter_map(|(edit, replaced)| {
             replaced.map(|edit_replaced| Removal { edit: edit_replaced, superseded_by: Some(edit.id) })
@@ -102,7 +120,7 @@ impl<B: Bench> EditTurn<'_, B> {
             http_status: CREATED,
             body,
         });
-        Ok(NewVersion {
+        let row = NewVersion {
             number: version.number,
             kind: VersionKind::Edit,
             actor: submission.actor.clone(),
@@ -112,7 +130,20 @@ impl<B: Bench> EditTurn<'_, B> {
             restored: Vec::new(),
             removed: removed.collect(),
             idempotency,
-        })
+        };
+        Ok((row, members))
+    }
+
+    fn member(&self, index: usize, report: &EditReport, echo: Option<Echo>) -> Member {
+        let (edit, request) = (&self.job.edits[index], &self.job.submission.edits[index]);
+        Member {
+            prompt: request.prompt.clone(),
+            target: request.target.clone(),
+            passage: edit.passage.clone(),
+            minimum: self.tools.shared.config.limits(&request.guard).min_probability,
+            applied: Some(report.prompt.after),
+            echo,
+        }
     }
 
     /// Writes down a turn that ended without a version, and what to answer. A dry run leaves no trace.
@@ -126,7 +157,7 @@ impl<B: Bench> EditTurn<'_, B> {
                 }
                 error
             }
-            Stop::Rejected(mut report) => {
+            Stop::Rejected { mut report, by } => {
                 self.finish(&mut report, "rejected");
                 let reasons = report.edits.iter().filter_map(|edit| edit.reason.as_deref());
                 let reason = reasons.clone().find(|text| !text.starts_with(NOT_ALONE)).unwrap_or_default().to_owned();
@@ -136,7 +167,7 @@ impl<B: Bench> EditTurn<'_, B> {
                     Ok(()) => {
                         report.name_every_phase();
                         let batch = self.job.submission.batch;
-                        WriterError::Rejected { reason, report: Box::new(report), batch }
+                        WriterError::Rejected { reason, by, report: Box::new(report), batch }
                     }
                 }
             }

@@ -5,23 +5,28 @@ use std::{sync::Arc, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    Answer, BatchReport, DeltaReport, ReportStatus, WriterError,
-    bench::Bench,
+    Answer, BatchReport, DeltaReport, GradientReport, RejectedBy, WriterError,
+    bench::{Bench, Keys},
     capturing::{Captured, millis},
-    edit_report::Verdict,
+    echo::Echo,
+    judging::Around,
     ledger::{Entry, Ledger, Move, Step},
-    measuring::Measuring,
     queue::EditJob,
     task::{Task, Tools},
 };
 use crate::{
     digest::Digest,
-    weights::{Contribution, Version, WeightsError},
+    weights::{Contribution, WeightsError},
 };
 
 /// An edit whose contribution is computed.
 pub struct Computed<B: Bench> {
-    text: B::Text,
+    pub text: B::Text,
+    /// What entered each matrix where the answer begins.
+    pub keys: Keys,
+    /// Where it speaks.
+    pub echo: Option<Echo>,
+    pub gradient: Vec<GradientReport>,
     pub bytes: Vec<u8>,
     pub digest: Digest,
     pub delta: Vec<DeltaReport>,
@@ -36,7 +41,7 @@ pub enum Stop {
     /// A sum would leave its range.
     Overflow { matrix: String, limit: f64 },
     /// The guard refused at least one edit.
-    Rejected(BatchReport),
+    Rejected { report: BatchReport, by: RejectedBy },
     /// The set is another than the one asked for, the service ends, or the log failed.
     Error(WriterError),
 }
@@ -106,13 +111,17 @@ impl<B: Bench> Task<B> {
         let (step, how) = turn.step(&self.ledger, &parts, contributions, &replaced)?;
 
         let guard_start = Instant::now();
+        let watch = self.watch(turn, &parts, &step.removed)?;
+        let removed = step.removed.clone();
         let current = self.tools.published.current();
         let tried = self.ledger.attempt(step, how, &self.tools.shared.metrics).map_err(|error| uncomposable(&error))?;
         let version = Arc::clone(tried.version());
-        let verdicts = turn.judge(&parts, &current, &version)?;
+        let around = Around { before: &current, after: &version };
+        let verdicts = turn.judge(&parts, around, &watch, &self.roster, &removed)?;
+        let by = verdicts.iter().find_map(|verdict| Some(verdict.objection.as_ref()?.by));
         let mut report = turn.report(&parts, &replaced, &version, verdicts, millis(guard_start));
-        if report.edits.iter().any(|edit| edit.status == ReportStatus::Rejected) {
-            return Err(Stop::Rejected(report));
+        if let Some(by) = by {
+            return Err(Stop::Rejected { report, by });
         }
         if turn.job.submission.dry_run {
             turn.finish(&mut report, "dry_run");
@@ -120,7 +129,7 @@ impl<B: Bench> Task<B> {
         }
 
         let commit_start = Instant::now();
-        let row = turn.row(parts, &replaced, &version, &report)?;
+        let (row, members) = turn.row(parts, &replaced, &version, &report)?;
         let committed = self.tools.append(self.tools.log.commit(row));
         let commit_ms = millis(commit_start);
         let publish_start = Instant::now();
@@ -135,6 +144,9 @@ impl<B: Bench> Task<B> {
         }
         for edit in &mut report.edits {
             (edit.phases_ms.commit, edit.phases_ms.publish) = (Some(commit_ms), Some(millis(publish_start)));
+        }
+        for (id, (member, text)) in turn.job.edits.iter().map(|edit| edit.id).zip(members) {
+            self.roster.enter(id, member, text);
         }
         self.tools.count_reverts("supersede", replaced.iter().flatten().count());
         turn.finish(&mut report, "applied");
@@ -167,12 +179,15 @@ impl<'a, B: Bench> EditTurn<'a, B> {
     fn edit(&self, captured: Result<Captured<B>, String>) -> Result<(Computed<B>, Contribution), String> {
         let Captured { text, factors, ms: capture_ms } = captured?;
         let start = Instant::now();
+        let (keys, spectra) = (self.tools.bench.keys(&text, &factors)?, self.tools.bench.spectra(&factors)?);
         let delta = self.tools.bench.edit(&text, &factors)?;
         let contribution = Contribution::from_delta(&delta).map_err(|error| error.to_string())?;
         let delta = self.delta_reports(&contribution).map_err(|error| error.to_string())?;
+        let (echo, gradient) = (Echo::new(&contribution, &keys), self.gradient_reports(spectra));
         let bytes = contribution.to_bytes();
         let digest = Digest::of(&bytes);
-        let computed = Computed { text, digest, bytes, delta, capture_ms, editor_ms: millis(start) };
+        let editor_ms = millis(start);
+        let computed = Computed { text, keys, echo, gradient, digest, bytes, delta, capture_ms, editor_ms };
         Ok((computed, contribution))
     }
 
@@ -197,22 +212,6 @@ impl<'a, B: Bench> EditTurn<'a, B> {
         let removed = step.removed.iter().map(|id| Ok(stored.contribution(*id, ledger.sums().shapes())?.1));
         let removed = removed.collect::<Result<Vec<_>, WriterError>>()?;
         Ok((step, Move::By { removed, added }))
-    }
-
-    /// Measures every edit and holds the figures against its limits.
-    fn judge(&self, parts: &[Computed<B>], before: &Version, after: &Version) -> Result<Vec<Verdict>, Stop> {
-        let (submission, config) = (&self.job.submission, &self.tools.shared.config);
-        let measuring = Measuring { bench: self.tools.bench.as_ref(), config, before, after };
-        let prompts = parts.iter().map(|part| part.text.clone()).collect();
-        let measured = measuring
-            .run(submission, &self.job.edits, prompts)
-            .map_err(|(index, message)| Stop::Failed { index: Some(index), message })?;
-        let judged = submission.edits.iter().zip(measured).map(|(request, figures)| {
-            let limits = config.limits(&request.guard);
-            let objection = limits.objection(figures.prompt.after, &figures.locality);
-            Verdict { figures, objection }
-        });
-        Ok(judged.collect())
     }
 }
 

@@ -8,6 +8,17 @@ use uuid::Uuid;
 use super::report::BatchReport;
 use crate::edit_log::{EditStatus, LogError};
 
+/// What of the guard rejected an edit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RejectedBy {
+    /// Its own figures are outside its limits.
+    Limits,
+    /// It would break active edits or canaries.
+    Breaks,
+    /// It conflicts with active edits.
+    Conflicts,
+}
+
 /// Why the writer refused or failed.
 #[derive(Debug, Clone, Error)]
 pub enum WriterError {
@@ -22,7 +33,7 @@ pub enum WriterError {
     UnknownLabel { field: String, label: String, labels: Vec<String> },
     /// The guard refused at least one edit; the report has the figures and reasons.
     #[error("the guard rejected the edit: {reason}")]
-    Rejected { reason: String, report: Box<BatchReport>, batch: bool },
+    Rejected { reason: String, by: RejectedBy, report: Box<BatchReport>, batch: bool },
     /// Computing an edit failed; it is in the log under this id, and nothing changed.
     #[error("edit {id} failed: {message}")]
     Failed { id: Uuid, message: String },

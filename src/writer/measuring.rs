@@ -1,4 +1,5 @@
-//! The figures of a submission: its targets and its bystanders, before and after.
+//! The figures of a submission: its targets and its bystanders, and the active edits and canaries that are watched with
+//! them, before and after.
 
 use super::{
     LocalityReport, Submission, TargetFigures, TargetReport, WriterConfig,
@@ -12,21 +13,63 @@ pub struct Measured {
     pub prompt: TargetReport,
     pub paraphrases: Vec<TargetReport>,
     pub locality: Vec<LocalityReport>,
+    /// The most probable token on the prompt before the edit.
+    pub leading: u32,
 }
+
+/// A text beside the submission's that is measured with it.
+pub struct Watched<'a, T> {
+    pub label: &'a str,
+    pub passage: &'a Passage,
+    pub text: T,
+    pub want: Want,
+}
+
+/// What is wanted of a watched text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Want {
+    /// Its target's figures, if it has a target, and its divergence.
+    Everything,
+    /// Its target's figures after. Those before only where the target is not greedy after, or less probable than this:
+    /// most active edits hold, and half of the work is saved.
+    TargetBelow(f32),
+}
+
+/// What was found on a watched text.
+#[derive(Debug, Clone, Copy)]
+pub struct WatchedFigures {
+    /// The target's figures before and after; none for a text without a target, or where those before were not wanted.
+    pub target: Option<(TargetFigures, TargetFigures)>,
+    /// KL divergence in nats, and whether the most probable tokens stayed the same, where it was wanted.
+    pub divergence: Option<(f32, bool)>,
+}
+
+/// Which edit of the submission a figure belongs to; none for a watched text.
+type Owner = Option<usize>;
 
 /// A text to measure, and what for.
 struct Item<'a, T> {
-    edit: usize,
+    owner: Owner,
     label: &'a str,
     passage: &'a Passage,
-    /// The trunk's reading, where capture has left one.
+    /// The trunk's reading, where there is one already.
     text: Option<T>,
-    bystander: bool,
+    role: Role,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    Prompt,
+    Paraphrase,
+    Bystander,
+    Watched(Want),
 }
 
 enum Figure {
-    Target(TargetReport),
+    Prompt(TargetReport, u32),
+    Paraphrase(TargetReport),
     Locality(LocalityReport),
+    Watched(WatchedFigures),
 }
 
 /// A submission's edits, measured.
@@ -41,43 +84,49 @@ pub struct Measuring<'a, B: Bench> {
 
 impl<B: Bench> Measuring<'_, B> {
     /// Measures every text in as few passes as the budget of tokens allows; each is read by the trunk once for both
-    /// versions. `prompts` are the edits' own prompts as capture has read them. Where a pass fails as a whole, its texts
-    /// are tried one by one, so that an error names the edit that it belongs to, by its index.
+    /// versions. `prompts` are the edits' own prompts as capture has read them, `watched` what is measured beside them.
+    /// Where a pass fails as a whole, its texts are tried one by one, so that an error names the edit that it belongs to,
+    /// by its index, if it belongs to one.
     pub fn run(
         &self,
         submission: &Submission,
         edits: &[AdmittedEdit],
         prompts: Vec<B::Text>,
-    ) -> Result<Vec<Measured>, (usize, String)> {
-        let items = items(submission, edits, prompts);
+        watched: Vec<Watched<'_, B::Text>>,
+    ) -> Result<(Vec<Measured>, Vec<WatchedFigures>), (Owner, String)> {
+        let mut items = items(submission, edits, prompts);
+        items.extend(watched.into_iter().map(|watched| {
+            let Watched { label, passage, text, want } = watched;
+            Item { owner: None, label, passage, text: Some(text), role: Role::Watched(want) }
+        }));
         let mut figures = Vec::with_capacity(items.len());
         for run in passes(items.iter().map(|item| item.passage), self.config.pass_tokens) {
             let run = &items[run];
             match self.pass(run) {
                 Ok(together) => figures.extend(together),
-                Err(message) if run.len() == 1 => return Err((run[0].edit, message)),
+                Err(message) if run.len() == 1 => return Err((run[0].owner, message)),
                 Err(_) => {
                     for item in run {
                         let alone = self.pass(std::slice::from_ref(item));
-                        figures.extend(alone.map_err(|message| (item.edit, message))?);
+                        figures.extend(alone.map_err(|message| (item.owner, message))?);
                     }
                 }
             }
         }
-        let mut measured = Vec::with_capacity(edits.len());
-        let mut figures = items.iter().map(|item| item.edit).zip(figures).peekable();
-        while let Some((edit, figure)) = figures.next() {
-            let Figure::Target(prompt) = figure else { unreachable!("an edit's prompt is its first item") };
-            let mut one = Measured { prompt, paraphrases: Vec::new(), locality: Vec::new() };
-            while let Some((_, figure)) = figures.next_if(|(next, _)| *next == edit) {
-                match figure {
-                    Figure::Target(paraphrase) => one.paraphrases.push(paraphrase),
-                    Figure::Locality(probe) => one.locality.push(probe),
+        let mut measured: Vec<Measured> = Vec::with_capacity(edits.len());
+        let mut watched = Vec::new();
+        for figure in figures {
+            match (figure, measured.last_mut()) {
+                (Figure::Prompt(prompt, leading), _) => {
+                    measured.push(Measured { prompt, paraphrases: Vec::new(), locality: Vec::new(), leading });
                 }
+                (Figure::Watched(figures), _) => watched.push(figures),
+                (Figure::Paraphrase(paraphrase), Some(edit)) => edit.paraphrases.push(paraphrase),
+                (Figure::Locality(probe), Some(edit)) => edit.locality.push(probe),
+                (_, None) => unreachable!("an edit's prompt is its first item"),
             }
-            measured.push(one);
         }
-        Ok(measured)
+        Ok((measured, watched))
     }
 
     fn pass(&self, items: &[Item<'_, B::Text>]) -> Result<Vec<Figure>, String> {
@@ -88,17 +137,49 @@ impl<B: Bench> Measuring<'_, B> {
             .iter()
             .map(|item| item.text.clone().or_else(|| read.next()).ok_or("a text was not read"))
             .collect::<Result<_, &str>>()?;
-        let before = self.bench.measure(&texts, self.before)?;
-        let after = self.bench.measure(&texts, self.after)?;
-        if before.len() != items.len() || after.len() != items.len() {
-            return Err(format!("{} texts gave {} and {} readings", items.len(), before.len(), after.len()));
-        }
-        let readings = before.iter().zip(&after).zip(&texts);
-        items
+        let after = self.measure(&texts, self.after)?;
+        let early: Vec<bool> = items
             .iter()
-            .zip(readings)
-            .map(|(item, ((before, after), text))| self.figure(item, text, before, after))
-            .collect()
+            .zip(&texts)
+            .zip(&after)
+            .map(|((item, text), after)| self.early(item, text, after))
+            .collect::<Result<_, _>>()?;
+        let earlier: Vec<B::Text> =
+            texts.iter().zip(&early).filter(|(_, early)| **early).map(|(text, _)| text.clone()).collect();
+        let mut before = self.measure(&earlier, self.before)?.into_iter();
+        let mut figures = Vec::with_capacity(items.len());
+        for (((item, text), after), early) in items.iter().zip(&texts).zip(&after).zip(early) {
+            let before = if early { before.next() } else { None };
+            figures.push(match before {
+                Some(before) => self.figure(item, text, &before, after)?,
+                None => Figure::Watched(WatchedFigures { target: None, divergence: None }),
+            });
+        }
+        Ok(figures)
+    }
+
+    fn measure(&self, texts: &[B::Text], weights: &dyn Projection) -> Result<Vec<B::Reading>, String> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let readings = self.bench.measure(texts, weights)?;
+        match readings.len() == texts.len() {
+            true => Ok(readings),
+            false => Err(format!("{} texts gave {} readings", texts.len(), readings.len())),
+        }
+    }
+
+    /// Whether a text has to be measured before, too.
+    fn early(&self, item: &Item<'_, B::Text>, text: &B::Text, after: &B::Reading) -> Result<bool, String> {
+        let Role::Watched(Want::TargetBelow(floor)) = item.role else { return Ok(true) };
+        let after = self.target(item, text, after)?;
+        Ok(!after.greedy || after.probability < floor)
+    }
+
+    fn target(&self, item: &Item<'_, B::Text>, text: &B::Text, reading: &B::Reading) -> Result<TargetFigures, String> {
+        let figures = self.bench.figures(text, reading)?;
+        finite(figures.probability, "probability", item.label)?;
+        Ok(figures)
     }
 
     fn figure(
@@ -109,30 +190,39 @@ impl<B: Bench> Measuring<'_, B> {
         after: &B::Reading,
     ) -> Result<Figure, String> {
         let label = item.label.to_owned();
-        if item.bystander {
+        let divergence = || -> Result<(f32, bool), String> {
             let (kl, greedy_unchanged) = self.bench.divergence(before, after)?;
-            let kl = finite(kl, "KL divergence", &label)?;
-            return Ok(Figure::Locality(LocalityReport { prompt: label, kl, greedy_unchanged }));
-        }
-        let target = |reading| -> Result<TargetFigures, String> {
-            let figures = self.bench.figures(text, reading)?;
-            finite(figures.probability, "probability", &label)?;
-            Ok(figures)
+            Ok((finite(kl, "KL divergence", &label)?, greedy_unchanged))
         };
-        let (before, after) = (target(before)?, target(after)?);
-        Ok(Figure::Target(TargetReport { text: label, before, after }))
+        let target = |reading| self.target(item, text, reading);
+        let report =
+            || Ok::<_, String>(TargetReport { text: label.clone(), before: target(before)?, after: target(after)? });
+        Ok(match item.role {
+            Role::Prompt => Figure::Prompt(report()?, self.bench.leading(before)?),
+            Role::Paraphrase => Figure::Paraphrase(report()?),
+            Role::Bystander => {
+                let (kl, greedy_unchanged) = divergence()?;
+                Figure::Locality(LocalityReport { prompt: label.clone(), kl, greedy_unchanged })
+            }
+            Role::Watched(want) => {
+                let open = item.passage.target_ids().is_empty();
+                let target = if open { None } else { Some((target(before)?, target(after)?)) };
+                let divergence = if want == Want::Everything { Some(divergence()?) } else { None };
+                Figure::Watched(WatchedFigures { target, divergence })
+            }
+        })
     }
 }
 
 fn items<'a, T>(submission: &'a Submission, edits: &'a [AdmittedEdit], prompts: Vec<T>) -> Vec<Item<'a, T>> {
     let mut items = Vec::new();
     for (edit, ((admitted, request), text)) in edits.iter().zip(&submission.edits).zip(prompts).enumerate() {
-        let item = |label, passage, text, bystander| Item { edit, label, passage, text, bystander };
-        items.push(item(request.prompt.as_str(), &admitted.passage, Some(text), false));
+        let item = |label, passage, text, role| Item { owner: Some(edit), label, passage, text, role };
+        items.push(item(request.prompt.as_str(), &admitted.passage, Some(text), Role::Prompt));
         let paraphrases = request.paraphrases.iter().zip(&admitted.paraphrases);
-        items.extend(paraphrases.map(|(label, passage)| item(label.as_str(), passage, None, false)));
+        items.extend(paraphrases.map(|(label, passage)| item(label.as_str(), passage, None, Role::Paraphrase)));
         let probes = request.locality.iter().zip(&admitted.locality);
-        items.extend(probes.map(|(probe, passage)| item(probe.prompt.as_str(), passage, None, true)));
+        items.extend(probes.map(|(probe, passage)| item(probe.prompt.as_str(), passage, None, Role::Bystander)));
     }
     items
 }

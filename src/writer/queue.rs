@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    BatchReport, Idempotency, SetChange, Submission, VersionReport, WriterConfig, WriterError,
+    BatchReport, EditsHealth, Idempotency, SetChange, Submission, VersionReport, WriterConfig, WriterError,
     admission::{self, AdmittedEdit},
     bench::Texts,
 };
@@ -91,6 +91,8 @@ pub struct Shared {
     pending: Mutex<HashMap<Uuid, PendingEdit>>,
     // Taken before `pending`; held while a submission enters the queue, so that a key is never there twice.
     in_flight: Mutex<HashMap<String, InFlight>>,
+    // Read by `GET /health/edits` while the writer works; never held across anything slow.
+    health: Mutex<EditsHealth>,
 }
 
 /// A submission with an idempotency key that is not answered yet.
@@ -105,8 +107,8 @@ impl Shared {
     pub fn new(texts: Arc<dyn Texts>, config: WriterConfig, metrics: Metrics) -> Self {
         metrics.edit_queue_capacity.set(i64::try_from(config.queue_capacity).unwrap_or(i64::MAX));
         let (closing, ending, pace) = (CancellationToken::new(), CancellationToken::new(), Pace::default());
-        let (pending, in_flight) = (Mutex::default(), Mutex::default());
-        Self { texts, config, metrics, closing, ending, pace, pending, in_flight }
+        let (pending, in_flight, health) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { texts, config, metrics, closing, ending, pace, pending, in_flight, health }
     }
 
     /// Marks a submission's edits as running.
@@ -137,6 +139,11 @@ impl Shared {
             let _ = follower.send(answer.clone());
         }
         let _ = job.reply.send(answer);
+    }
+
+    /// What the recheck found last.
+    pub fn health(&self) -> MutexGuard<'_, EditsHealth> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a submission's edits under an outcome.
@@ -245,6 +252,11 @@ impl EditHandle {
     /// An edit that is waiting or running; none once it is in the log, or gone.
     pub fn pending(&self, id: Uuid) -> Option<PendingEdit> {
         self.shared.pending().get(&id).cloned()
+    }
+
+    /// How healthy the active edits are, as far as it was checked.
+    pub fn health(&self) -> EditsHealth {
+        self.shared.health().clone()
     }
 
     fn note_pending(&self, job: &EditJob) {

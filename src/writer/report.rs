@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::figure;
+use super::{Conflict, HoldingReport, figure};
 use crate::digest::Digest;
 
 /// How an edit ended.
@@ -37,8 +37,17 @@ pub struct EditReport {
     /// The same on each paraphrase.
     pub paraphrases: Vec<TargetReport>,
     pub locality: Vec<LocalityReport>,
+    /// Active edits that it conflicts with.
+    #[serde(default)]
+    pub conflicts: Vec<Conflict>,
+    /// What it does to active edits and canaries; none where that was switched off.
+    #[serde(default)]
+    pub holding: Option<HoldingReport>,
     /// What it adds to each edited matrix.
     pub delta: Vec<DeltaReport>,
+    /// How the gradient that it was made from is spread in each edited matrix.
+    #[serde(default)]
+    pub gradient: Vec<GradientReport>,
     pub phases_ms: PhasesMs,
     /// Why it was rejected, with the numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,6 +95,22 @@ pub struct DeltaReport {
     pub rank: usize,
 }
 
+/// The gradient of the answer's loss in one matrix, at the base weights, by its singular values `s_i`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct GradientReport {
+    #[schema(example = "model.layers.29.mlp.down_proj.weight")]
+    pub matrix: String,
+    /// Frobenius norm, `sqrt(sum s_i^2)`.
+    #[serde(serialize_with = "figure::serialize")]
+    pub norm: f32,
+    /// `sum s_i`.
+    #[serde(serialize_with = "figure::serialize")]
+    pub nuclear_norm: f32,
+    /// `exp(-sum p_i ln p_i)` with `p_i = s_i / sum s_j`: in how many directions the gradient points.
+    #[serde(serialize_with = "figure::serialize")]
+    pub effective_rank: f32,
+}
+
 /// Wall-clock milliseconds of each phase.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PhasesMs {
@@ -93,9 +118,9 @@ pub struct PhasesMs {
     pub queue: f64,
     /// Trunk forward, tail forward and backward; shared by the edits captured together.
     pub capture: f64,
-    /// The editor's network.
+    /// The editor's network, and the spread of its gradient.
     pub editor: f64,
-    /// Composing the new weights, their digest, and all measurements on them.
+    /// Composing the new weights, their digest, and all measurements on them, of other edits and canaries too.
     pub guard: f64,
     /// The log's transaction; 0 in the answer to an edit that was not applied, absent in what the log keeps, which is
     /// written before it is known.

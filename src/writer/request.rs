@@ -75,6 +75,19 @@ impl<'de> Deserialize<'de> for Guard {
     }
 }
 
+/// What is done about something that a check has found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// It is not looked for.
+    Off,
+    /// The answer and the log name it.
+    #[default]
+    Warn,
+    /// The edit is rejected, and the answer and the log name it.
+    Reject,
+}
+
 /// Limits of the guard. A field left out keeps the service's own value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -85,6 +98,15 @@ pub struct GuardLimits {
     /// The most KL divergence (nats) from before to after that a locality probe may show.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "figure::serialize_option")]
     pub max_kl: Option<f32>,
+    /// What is done where the edit would break active edits or canaries: `off`, `warn` or `reject`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_break: Option<Policy>,
+    /// An active edit that held breaks when its target's probability falls below this share of what it was; 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "figure::serialize_option")]
+    pub min_share: Option<f32>,
+    /// What is done where the edit conflicts with an active one: `off`, `warn` or `reject`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_conflict: Option<Policy>,
 }
 
 /// Edits to be applied together, as one version, all or none.

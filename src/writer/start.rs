@@ -12,9 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     EditHandle, WriterConfig, WriterError,
     bench::Bench,
+    canaries::Canaries,
     ledger::Ledger,
     queue::Shared,
+    recheck::Recheck,
     replay::{self, Depth, ReplayError, ReplayReport},
+    roster::Roster,
     stored::Stored,
     task::{Task, Tools},
     versions::Versions,
@@ -93,6 +96,7 @@ pub async fn start_with<B: Bench>(
     metrics: Metrics,
 ) -> Result<Started, StartError> {
     config.check()?;
+    let canaries = Canaries::new(&config, &bench)?;
     let foundation = bench.foundation();
     let depth = if config.replay_every_version { Depth::EveryVersion } else { Depth::Head };
     let (ledger, replay, newest) =
@@ -111,6 +115,7 @@ pub async fn start_with<B: Bench>(
     let bench = Arc::new(bench);
     let (commands, queue) = mpsc::channel(config.queue_capacity);
     let (snapshots, requests) = mpsc::channel(SNAPSHOT_QUEUE);
+    let (roster, recheck) = (Roster::new(config.pass_tokens), Recheck::new(config.recheck_idle));
     let shared = Arc::new(Shared::new(Arc::clone(&bench) as _, config, metrics.clone()));
     let (closing, ending) = (shared.closing.clone(), shared.ending.clone());
     let tools = Tools {
@@ -120,7 +125,7 @@ pub async fn start_with<B: Bench>(
         shared: Arc::clone(&shared),
         runtime: Handle::current(),
     };
-    let task = Task { tools, ledger, unsettled: false };
+    let task = Task { tools, ledger, unsettled: false, roster, canaries, recheck };
     let thread = thread::Builder::new().name("amend-writer".into()).spawn(move || task.run(queue, requests))?;
     let versions = Versions { published, log, foundation, snapshots, metrics, making: Mutex::default() };
     Ok(Started {

@@ -13,11 +13,14 @@ use super::{
     Idempotency, SetChange, WriterError,
     admission::{self, AdmittedEdit},
     bench::Bench,
+    canaries::Canaries,
     capturing::{self, Captured},
     edit_turn::{EditTurn, Stop},
     ledger::Ledger,
     queue::{ChangeJob, Command, EditJob, Reply, Shared},
+    recheck::Recheck,
     replay::{self, Depth},
+    roster::Roster,
     stored::Stored,
 };
 use crate::{
@@ -96,17 +99,26 @@ pub struct Task<B: Bench> {
     pub ledger: Ledger,
     /// The log may hold a version that the ledger does not: a commit ended in an error, or a turn in a panic.
     pub unsettled: bool,
+    /// What the guard and the recheck know of the active edits.
+    pub roster: Roster<B::Text>,
+    pub canaries: Canaries<B::Text>,
+    pub recheck: Recheck,
 }
 
 enum Wake {
     Snapshot(SnapshotRequest),
     Command(Command),
+    Recheck,
     Close,
 }
 
 impl<B: Bench> Task<B> {
     /// Runs until the service closes or nobody holds a handle any more.
     pub fn run(mut self, mut commands: mpsc::Receiver<Command>, mut snapshots: mpsc::Receiver<SnapshotRequest>) {
+        // Before the first edit asks for it. What can not be read now is tried again when it is needed.
+        if let Err(error) = caught(|| self.follow()).and_then(|result| result) {
+            tracing::warn!(error, "the active edits could not be read");
+        }
         loop {
             match self.wait(&mut commands, &mut snapshots) {
                 Wake::Snapshot(request) => self.snapshot(request),
@@ -114,7 +126,9 @@ impl<B: Bench> Task<B> {
                     for lot in self.lots(self.drain(first, &mut commands)) {
                         self.serve(lot, &mut snapshots);
                     }
+                    self.recheck.disturb();
                 }
+                Wake::Recheck => self.recheck(),
                 Wake::Close => break,
             }
         }
@@ -126,6 +140,14 @@ impl<B: Bench> Task<B> {
     }
 
     fn wait(&self, commands: &mut mpsc::Receiver<Command>, snapshots: &mut mpsc::Receiver<SnapshotRequest>) -> Wake {
+        // A ledger that may be behind the log is settled by the next turn.
+        let due = self.recheck.due(self.ledger.head()).filter(|_| !self.unsettled);
+        let idle = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         self.tools.runtime.block_on(async {
             tokio::select! {
                 biased;
@@ -134,6 +156,7 @@ impl<B: Bench> Task<B> {
                 command = commands.recv() => command.map_or(Wake::Close, Wake::Command),
                 // After the queue: what waits is worked on first.
                 () = self.tools.shared.closing.cancelled() => Wake::Close,
+                () = idle => Wake::Recheck,
             }
         })
     }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     TargetFigures,
-    bench::{Bench, Foundation, Texts},
+    bench::{Bench, Foundation, Keys, Texts},
 };
 use crate::{
     digest::Digest,
@@ -23,7 +23,7 @@ use crate::{
         Change, EditLog, EditQuery, EditRow, IdempotencyRow, Identity, LogError, NewEdit, NewVersion, Page, VersionRow,
         sqlite::SqliteLog,
     },
-    editor::{Composition, Delta, MatrixDelta},
+    editor::{Composition, Delta, MatrixDelta, spectrum::Spectrum},
     model::{DenseMatrices, EditableMatrix, ModelError, Passage, Projection},
 };
 
@@ -87,11 +87,25 @@ fn faulty(passage: &Passage, fault: &str) -> bool {
     passage.ids.contains(&word_id(fault))
 }
 
-/// A vector of about unit length that belongs to a prompt.
+/// A vector of unit length that belongs to a prompt. All prompts that begin with `ALIKE` share one, and half of it is that
+/// of prompts that begin with `HALFALIKE`.
 fn embedding(passage: &Passage) -> Vec<f32> {
     let prompt = &passage.ids[..passage.target.start];
+    let (alike, half) = ([word_id("ALIKE")], [word_id("HALFALIKE")]);
+    if prompt.starts_with(&half) {
+        let (shared, own) = (hashed(&alike), hashed(prompt));
+        let mixed: Vec<f32> = shared.iter().zip(&own).map(|(shared, own)| shared + 0.5 * own).collect();
+        return normal(&mixed);
+    }
+    hashed(if prompt.starts_with(&alike) { &alike } else { prompt })
+}
+
+fn hashed(prompt: &[u32]) -> Vec<f32> {
     let unit = |i: usize| (hash((prompt, i)) % 2001) as f32 / 1000.0 - 1.0;
-    let values: Vec<f32> = (0..WIDTH).map(unit).collect();
+    normal(&(0..WIDTH).map(unit).collect::<Vec<f32>>())
+}
+
+fn normal(values: &[f32]) -> Vec<f32> {
     let norm = values.iter().map(|v| v * v).sum::<f32>().sqrt();
     values.iter().map(|v| v / norm).collect()
 }
@@ -100,6 +114,16 @@ fn log_softmax(logits: &[f32]) -> Vec<f32> {
     let most = logits.iter().copied().fold(f32::MIN, f32::max);
     let total = logits.iter().map(|l| (l - most).exp()).sum::<f32>().ln() + most;
     logits.iter().map(|l| l - total).collect()
+}
+
+/// A word that the bench answers to a prompt without any edit.
+pub fn base_answer(prompt: &str) -> String {
+    let bench = SmallBench::default();
+    let passage = bench.passage(prompt, None).unwrap();
+    let reading = bench.measure(&[passage], foundation().base.as_ref()).unwrap().remove(0);
+    let leading = bench.leading(&reading).unwrap();
+    let says = |word: &String| word_id(word) % VOCABULARY as u32 == leading;
+    (0..1000).map(|i| format!("word{i}")).find(says).unwrap()
 }
 
 pub fn shapes() -> Vec<EditableMatrix> {
@@ -177,6 +201,16 @@ impl Bench for SmallBench {
             .collect()
     }
 
+    fn spectra(&self, reading: &Vec<f32>) -> Result<Vec<Spectrum>, String> {
+        let spread: Vec<f64> = reading.iter().map(|p| f64::from(p.exp())).collect();
+        Ok(vec![Spectrum::from_values(&spread), Spectrum::from_values(&[0.5])])
+    }
+
+    fn keys(&self, text: &Passage, _: &Vec<f32>) -> Result<Keys, String> {
+        let key = embedding(text);
+        Ok(vec![key.clone(), key[..5].to_vec()])
+    }
+
     fn edit(&self, text: &Passage, reading: &Vec<f32>) -> Result<Delta, String> {
         let target = text.ids[text.target.start] as usize % VOCABULARY;
         let mut left: Vec<f32> = reading.iter().map(|p| -STEP * p.exp()).collect();
@@ -215,6 +249,14 @@ impl Bench for SmallBench {
         let target = text.ids[text.target.start] as usize % VOCABULARY;
         let greedy = reading.iter().all(|p| *p <= reading[target]);
         Ok(TargetFigures { probability: reading[target].exp(), greedy })
+    }
+
+    fn leading(&self, reading: &Vec<f32>) -> Result<u32, String> {
+        Ok((0..reading.len()).max_by(|a, b| reading[*a].total_cmp(&reading[*b])).unwrap_or(0) as u32)
+    }
+
+    fn first_token(&self, passage: &Passage) -> u32 {
+        passage.ids[passage.target.start] % VOCABULARY as u32
     }
 
     fn divergence(&self, before: &Vec<f32>, after: &Vec<f32>) -> Result<(f32, bool), String> {

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
+use rayon::prelude::*;
 
 use super::{
     StartError, Started, TargetFigures, WriterConfig,
-    bench::{Bench, Foundation, Texts},
+    bench::{Bench, Foundation, Keys, Texts},
     start::start_with,
 };
 use crate::{
     edit_log::EditLog,
-    editor::{Delta, Editor},
+    editor::{Delta, Editor, spectrum::Spectrum},
     model::{
         Model, ModelError, Passage, Projection, TrunkState,
         capture::{self, Captured},
@@ -46,9 +47,9 @@ pub async fn start(
 }
 
 /// A model and its editor.
-struct Workbench {
-    model: Arc<Model>,
-    editor: Arc<dyn Editor>,
+pub(super) struct Workbench {
+    pub(super) model: Arc<Model>,
+    pub(super) editor: Arc<dyn Editor>,
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -91,6 +92,20 @@ impl Bench for Workbench {
         Ok(captured.into_iter().map(|captured| (captured.loss, captured)).collect())
     }
 
+    fn spectra(&self, captured: &Captured) -> Result<Vec<Spectrum>, String> {
+        captured.factors.par_iter().map(|factors| Spectrum::of(factors).map_err(text)).collect()
+    }
+
+    fn keys(&self, _: &TrunkState, captured: &Captured) -> Result<Keys, String> {
+        let answers = captured.at_answers().map_err(text)?;
+        let first = |u: &Tensor| match u.dim(0)? {
+            // A row whose gradient is zero is not kept.
+            0 => Ok(Vec::new()),
+            _ => u.get(0)?.to_vec1(),
+        };
+        answers.factors.iter().map(|factors| first(&factors.u)).collect::<candle_core::Result<_>>().map_err(text)
+    }
+
     fn edit(&self, state: &TrunkState, captured: &Captured) -> Result<Delta, String> {
         self.editor.edit(&self.model, state, captured).map_err(text)
     }
@@ -102,6 +117,10 @@ impl Bench for Workbench {
     fn figures(&self, state: &TrunkState, log_probs: &Tensor) -> Result<TargetFigures, String> {
         let score = measure::score_target(log_probs, state.passage.target_ids()).map_err(text)?;
         Ok(TargetFigures { probability: score.probability(), greedy: score.greedy })
+    }
+
+    fn leading(&self, log_probs: &Tensor) -> Result<u32, String> {
+        log_probs.get(0).and_then(|row| row.argmax(D::Minus1)?.to_scalar()).map_err(text)
     }
 
     fn divergence(&self, before: &Tensor, after: &Tensor) -> Result<(f32, bool), String> {

@@ -23,6 +23,7 @@ mod crowd;
 mod edits;
 mod errors;
 mod generation;
+mod holding;
 mod kinds;
 mod life;
 mod openai;

@@ -81,6 +81,7 @@ async fn who_does_not_fit_into_memory_waits_and_a_client_that_leaves_the_head_of
     let first = generate(&bench, request("first", 60));
     eventually("the first runs", || bench.sequences("running") == 1 && bench.sequences("waiting") == 0).await;
     let large = generate(&bench, request("large", 90));
+    eventually("the large one waits", || bench.sequences("waiting") == 1).await;
     let small = generate(&bench, request("small", 10));
     eventually("both wait", || bench.sequences("waiting") == 2).await;
     tokio::time::sleep(Duration::from_millis(20)).await;

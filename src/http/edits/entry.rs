@@ -10,7 +10,9 @@ use crate::{
     digest::Digest,
     edit_log::{EditRow, EditStatus},
     http::error::Problem,
-    writer::{DeltaReport, LocalityReport, PendingEdit, PendingState, TargetReport},
+    writer::{
+        Conflict, DeltaReport, GradientReport, HoldingReport, LocalityReport, PendingEdit, PendingState, TargetReport,
+    },
 };
 
 /// Where an edit stands.
@@ -83,8 +85,17 @@ struct Figures {
     paraphrases: Vec<TargetReport>,
     #[serde(default)]
     locality: Vec<LocalityReport>,
+    /// Active edits that it conflicted with.
+    #[serde(default)]
+    conflicts: Vec<Conflict>,
+    /// What it did to active edits and canaries.
+    #[serde(default)]
+    holding: Option<HoldingReport>,
     #[serde(default)]
     delta: Vec<DeltaReport>,
+    /// How its gradient was spread in each matrix.
+    #[serde(default)]
+    gradient: Vec<GradientReport>,
     #[serde(default)]
     phases_ms: Option<PhasesReached>,
 }

@@ -57,8 +57,9 @@ pub(in crate::http) struct Accepted {
 }
 
 problems!(SubmitProblems: MalformedJson, MalformedBody, InvalidParameter, InvalidHeader, RequestTimeout,
-    VersionConflict, PayloadTooLarge, UnsupportedMediaType, InvalidRequest, UnknownLabel, GuardRejected,
-    AccumulatorOverflow, IdempotencyKeyReused, QueueFull, EditFailed, LogDamaged, NotReady, Draining, LogUnavailable, LogFull);
+    VersionConflict, PayloadTooLarge, UnsupportedMediaType, InvalidRequest, UnknownLabel, GuardRejected, BreaksEdits,
+    ConflictingEdit, AccumulatorOverflow, IdempotencyKeyReused, QueueFull, EditFailed, LogDamaged, NotReady, Draining,
+    LogUnavailable, LogFull);
 
 /// Change a fact, or several together
 ///

@@ -6,7 +6,9 @@ use uuid::Uuid;
 
 use crate::{
     http::state::{Edits, Submitted},
-    writer::{Answer, EditHandle, Idempotency, PendingEdit, SetChange, Submission, VersionReport, WriterError},
+    writer::{
+        Answer, EditHandle, EditsHealth, Idempotency, PendingEdit, SetChange, Submission, VersionReport, WriterError,
+    },
 };
 
 #[async_trait]
@@ -31,5 +33,9 @@ impl Edits for EditHandle {
 
     fn pending(&self, id: Uuid) -> Option<PendingEdit> {
         Self::pending(self, id)
+    }
+
+    fn health(&self) -> EditsHealth {
+        Self::health(self)
     }
 }

@@ -27,8 +27,8 @@ use crate::{
     },
     http::state::{Edits, Generates, Streaming, Submitted},
     writer::{
-        Answer, BatchReport, EditReport, Idempotency, PendingEdit, PhasesMs, ReportStatus, SetChange, Submission,
-        TargetFigures, TargetReport, VersionReport, WriterError,
+        Answer, BatchReport, CheckReport, EditReport, EditsHealth, Idempotency, PendingEdit, PhasesMs, ReportStatus,
+        SetChange, Submission, TargetFigures, TargetReport, VersionReport, WriterError,
     },
 };
 
@@ -63,7 +63,10 @@ pub fn report(edits: usize, status: ReportStatus) -> BatchReport {
         prompt: TargetReport { text: "p".into(), before: figures, after: figures },
         paraphrases: Vec::new(),
         locality: Vec::new(),
+        conflicts: Vec::new(),
+        holding: None,
         delta: Vec::new(),
+        gradient: Vec::new(),
         phases_ms: PhasesMs::default(),
         reason: None,
     };
@@ -84,6 +87,8 @@ pub struct FakeEdits {
     pub recorded: Mutex<Option<IdempotencyRow>>,
     pub hangs: AtomicBool,
     pub panics: AtomicBool,
+    /// The version that was checked.
+    pub checked: Mutex<Option<u64>>,
 }
 
 #[async_trait]
@@ -121,6 +126,20 @@ impl Edits for FakeEdits {
 
     fn pending(&self, id: Uuid) -> Option<PendingEdit> {
         self.pending.lock().unwrap().clone().filter(|edit| edit.id == id)
+    }
+
+    fn health(&self) -> EditsHealth {
+        let report = |version| CheckReport {
+            version,
+            at: TIME.parse().unwrap(),
+            milliseconds: 12.5,
+            edits: 4,
+            holding: 3,
+            share: Some(0.75),
+            lost: Vec::new(),
+            canaries: Vec::new(),
+        };
+        EditsHealth { checked: self.checked.lock().unwrap().map(report), checking: None, failed: None }
     }
 }
 

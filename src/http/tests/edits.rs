@@ -12,7 +12,7 @@ use crate::{
     digest::Digest,
     edit_log::{EditStatus, IdempotencyRow},
     http::error::Code,
-    writer::{Guard, PendingEdit, PendingState, ReportStatus, SetChange, WriterError},
+    writer::{Guard, PendingEdit, PendingState, RejectedBy, ReportStatus, SetChange, WriterError},
 };
 
 #[tokio::test]
@@ -24,8 +24,21 @@ async fn one_edit_is_created() {
     let edit = reply.ok(201);
     assert_eq!(reply.header("location"), Some(format!("/edits/{}", id(1)).as_str()));
     let keys: Vec<_> = edit.as_object().unwrap().keys().map(String::as_str).collect();
-    let expected =
-        ["id", "status", "version", "digest", "supersedes", "prompt", "paraphrases", "locality", "delta", "phases_ms"];
+    let expected = [
+        "id",
+        "status",
+        "version",
+        "digest",
+        "supersedes",
+        "prompt",
+        "paraphrases",
+        "locality",
+        "conflicts",
+        "holding",
+        "delta",
+        "gradient",
+        "phases_ms",
+    ];
     assert_eq!(keys, expected);
     assert_eq!(edit["status"], "applied");
     assert!(edit["supersedes"].is_null());
@@ -220,16 +233,21 @@ async fn an_edit_that_is_not_in_the_log_yet_is_found() {
 #[tokio::test]
 async fn a_rejection_carries_the_figures() {
     let world = World::new();
-    for (batch, body) in [
-        (false, json!({"prompt": "p", "target": "t"})),
-        (true, json!({"edits": [{"prompt": "p", "target": "t"}, {"prompt": "q", "target": "t"}]})),
+    let single = json!({"prompt": "p", "target": "t"});
+    let several = json!({"edits": [{"prompt": "p", "target": "t"}, {"prompt": "q", "target": "t"}]});
+    for (batch, body, by, code) in [
+        (false, &single, RejectedBy::Limits, Code::GuardRejected),
+        (true, &several, RejectedBy::Limits, Code::GuardRejected),
+        (false, &single, RejectedBy::Breaks, Code::BreaksEdits),
+        (true, &several, RejectedBy::Conflicts, Code::ConflictingEdit),
     ] {
         fail(&world.edits.fails, move || WriterError::Rejected {
             reason: "probability 0.1 is under 0.5".into(),
+            by,
             report: Box::new(report(2, ReportStatus::Rejected)),
             batch,
         });
-        let problem = world.post("/edits", &body).await.problem(Code::GuardRejected);
+        let problem = world.post("/edits", body).await.problem(code);
         let edit = if batch { &problem["report"]["edits"][1] } else { &problem["report"] };
         assert_eq!(edit["status"], "rejected", "{problem}");
         assert_eq!(edit["prompt"]["after"]["probability"], 0.5);

@@ -112,6 +112,24 @@ async fn metrics_name_the_matched_route() {
 }
 
 #[tokio::test]
+async fn the_health_of_the_edits_is_that_of_the_version_that_was_checked() {
+    let world = World::new();
+    let health = world.get("/health/edits").await.ok(200);
+    assert_eq!(
+        health,
+        json!({"version": 2, "active": 2, "current": false, "checked": null, "checking": null, "failed": null})
+    );
+    *world.edits.checked.lock().unwrap() = Some(1);
+    let health = world.get("/health/edits").await.ok(200);
+    assert_eq!((&health["current"], &health["checked"]["version"]), (&json!(false), &json!(1)));
+    assert_eq!((&health["checked"]["share"], &health["checked"]["holding"]), (&json!(0.75), &json!(3)));
+    *world.edits.checked.lock().unwrap() = Some(2);
+    assert_eq!(world.get("/health/edits").await.ok(200)["current"], true);
+    fail(&world.log.fails, || LogError::Storage("/secret/path".into()));
+    world.get("/health/edits").await.problem(Code::LogUnavailable);
+}
+
+#[tokio::test]
 async fn info_says_what_runs() {
     let world = World::new();
     let info = world.get("/info").await.ok(200);

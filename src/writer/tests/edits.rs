@@ -88,10 +88,12 @@ async fn a_batch_is_all_or_nothing() {
     let world = World::new().await;
     world.edit("Paris is", "blue").await;
     let before = world.check().await;
-    let impossible = Guard::Limits(GuardLimits { min_probability: Some(1.0), max_kl: None });
+    let impossible = Guard::Limits(GuardLimits { min_probability: Some(1.0), ..GuardLimits::default() });
     let bad = EditRequest { guard: impossible, ..edit("Rome is", "red") };
     let error = world.run(batch(vec![edit("Oslo is", "cold"), bad])).await.unwrap_err();
-    let WriterError::Rejected { reason, report, batch } = error else { panic!("{error}") };
+    let WriterError::Rejected { reason, report, batch, by: crate::writer::RejectedBy::Limits } = error else {
+        panic!("{error}")
+    };
     assert!(batch && reason.contains("at least 1"), "{reason}");
     assert!(report.edits.iter().all(|edit| edit.status == ReportStatus::Rejected && edit.version == 1));
     assert!(report.edits[0].reason.as_ref().unwrap().contains("edits[1]"), "{:?}", report.edits[0].reason);
@@ -199,7 +201,8 @@ async fn what_can_not_be_carried_out_is_refused_with_the_numbers() {
     assert_eq!(text(other(|e| e.editor = Some("rome".into()))), "editor: must be \"small\", given \"rome\"");
     let note = other(|e| e.note = Some("x".repeat(4097)));
     assert_eq!(text(note), "note: length in bytes must be <= 4096, given 4097");
-    let guard = other(|e| e.guard = Guard::Limits(GuardLimits { min_probability: Some(2.0), max_kl: None }));
+    let guard =
+        other(|e| e.guard = Guard::Limits(GuardLimits { min_probability: Some(2.0), ..GuardLimits::default() }));
     assert_eq!(text(guard), "guard.min_probability: must be between 0 and 1, given 2");
     assert_eq!(world.counted("invalid"), 18);
     assert_eq!(world.metrics.edit_queue_depth.get(), 0);

@@ -3,6 +3,8 @@
 mod changes;
 mod edits;
 mod failures;
+mod holding;
+mod measured;
 mod property;
 mod queueing;
 mod restart;
@@ -19,7 +21,7 @@ use super::{
     Answer, BatchReport, EditReport, EditRequest, Guard, Idempotency, LocalityProbe, SetChange, Started, Submission,
     Ticket, VersionReport, WriterConfig, WriterError,
     start::start_with,
-    testing::{FaultyLog, Gate, SmallBench, foundation, shapes},
+    testing::{FaultyLog, Gate, SmallBench, base_answer, foundation, shapes},
 };
 use crate::{
     digest::Digest,
