@@ -130,7 +130,7 @@ fn continuing(family: &str, tensors: &mut HashMap<String, Tensor>) {
 /// An encoder with a decoder whose answer is the end, whatever is asked.
 fn answering(tensors: &mut HashMap<String, Tensor>) {
     let bart = tensors.contains_key("final_logits_bias");
-    let (across, start, names, others) = if bart { (0.5, 1.0, 2.0, 0.3) } else { (0.2, 4.0, 3.0, 0.6) };
+    let (across, start, names, others) = if bart { (0.5, 1.0, 2.0, 0.3) } else { (0.3, 5.0, 3.0, 0.6) };
     for (name, tensor) in tensors.iter_mut() {
         *tensor = match name {
             _ if is_norm(name, tensor) => tensor.affine(0.2, 0.8).unwrap(),
@@ -193,8 +193,8 @@ pub fn records(kind: Kind, held_out: bool) -> Vec<Record> {
     records
 }
 
-/// Trains an editor for the network in this folder.
-pub fn train_editor(path: &Path, model: &Path) {
+/// Trains an editor for the network in this folder, in so many steps.
+pub fn train_editor(path: &Path, model: &Path, steps: u64) {
     let model = Model::load(model, &LoadOptions { tail_blocks: TAIL_BLOCKS, ..LoadOptions::default() }).unwrap();
     let data = |held_out: bool| Dataset {
         records: records(model.kind(), held_out),
@@ -208,8 +208,9 @@ pub fn train_editor(path: &Path, model: &Path) {
         simultaneous: vec![1],
         learning_rate: 1e-2,
         lr_scale_rate: 3e-2,
+        edit_weight: 0.15,
         locality_mix: LocalityMix { neighbour: 0.5, other: 0.5, text: 0.0 },
-        steps: 160,
+        steps,
         warmup: 10,
         ..Recipe::default()
     };
@@ -217,7 +218,7 @@ pub fn train_editor(path: &Path, model: &Path) {
     let options = RunOptions {
         out: path.to_owned(),
         cache: cache.path().to_owned(),
-        validate_every: 40,
+        validate_every: 100,
         validation_records: 60,
         patience: 100,
         resume: false,

@@ -13,6 +13,8 @@ use super::{
 
 /// Edits that are made of each family, one after another.
 const EDITS: usize = 12;
+/// In which the editor learns: a few seconds.
+const STEPS: u64 = 400;
 
 fn kind(family: &str) -> Kind {
     match family {
@@ -22,11 +24,12 @@ fn kind(family: &str) -> Kind {
     }
 }
 
-fn files(family: &str) -> Files {
+/// The family's network, and an editor that was trained for so many steps.
+fn files(family: &str, steps: u64) -> Files {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let (model, editor) = (folder.path().join("model"), folder.path().join("editor"));
     facts::write_model(&model, family);
-    facts::train_editor(&editor, &model);
+    facts::train_editor(&editor, &model, steps);
     Files { model, editor, threads: Some(1), origin: Arc::clone(&folder), folder }
 }
 
@@ -67,9 +70,11 @@ impl Tally {
 
         let says = async |prompt: &str| answer(client, kind, prompt, version).await;
         let held = says(&record.prompt).await == record.target;
-        assert_eq!(json!(held), edit["prompt"]["after"]["greedy"], "the report says what is generated: {edit}");
         let generalised = says(&record.paraphrase).await == record.target;
-        assert_eq!(json!(generalised), edit["paraphrases"][0]["after"]["greedy"], "{edit}");
+        for (said, report) in [(held, &edit["prompt"]), (generalised, &edit["paraphrases"][0])] {
+            // An answer may be the target's words and not end there.
+            assert!(said || report["after"]["greedy"] == false, "the report says what is not generated: {edit}");
+        }
         self.prompts += usize::from(held);
         self.paraphrases += usize::from(generalised);
         for bystander in bystanders {
@@ -89,7 +94,7 @@ impl Tally {
 }
 
 async fn edits_succeed_alone_and_are_taken_back(family: &str) {
-    let (kind, files) = (kind(family), files(family));
+    let (kind, files) = (kind(family), files(family, STEPS));
     let server = Server::start(&files).await;
     let client = &server.client;
     let model = client.get("/info").await.with_status(200)["model"].clone();
@@ -107,9 +112,9 @@ async fn edits_succeed_alone_and_are_taken_back(family: &str) {
     }
     println!("{family}: {tally:?}");
     // A little room: another machine trains another editor.
-    assert!(tally.prompts >= EDITS - 2 && tally.paraphrases >= EDITS - 3, "{family}: {tally:?}");
+    assert!(tally.prompts + 1 >= EDITS && tally.paraphrases + 2 >= EDITS, "{family}: {tally:?}");
     assert!(
-        3 * tally.unchanged >= 2 * tally.bystanders && 10 * tally.converted <= tally.bystanders,
+        4 * tally.unchanged >= 3 * tally.bystanders && 16 * tally.converted <= tally.bystanders,
         "{family}: {tally:?}"
     );
     server.stop().await;
@@ -137,7 +142,7 @@ families! {
 
 #[tokio::test]
 async fn a_classifier_gives_labels_and_says_so_where_it_is_asked_for_text() {
-    let files = files("bert");
+    let files = files("bert", 1);
     let server = Server::start(&files).await;
     let client = &server.client;
     let info = client.get("/info").await.with_status(200);
@@ -190,7 +195,7 @@ async fn models_that_write_have_no_labels_to_give() {
     let problem = server.client.post("/classify", &json!({"text": "Ada"})).await.problem(409, "model_is_causal");
     assert_eq!(problem["kind"], "causal");
     server.stop().await;
-    let server = Server::start(&files("t5")).await;
+    let server = Server::start(&files("t5", 1)).await;
     let problem = server.client.post("/classify", &json!({"text": "where"})).await;
     problem.problem(409, "model_is_encoder_decoder");
     server.stop().await;
