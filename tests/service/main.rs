@@ -28,3 +28,4 @@ mod kinds;
 mod life;
 mod openai;
 mod operations;
+mod training;
