@@ -185,6 +185,20 @@ def write(name, text):
     path.write_text(f"{head}{mark}\n{datetime.date.today()}, `{command}`: {text}\n<!-- end -->{rest}")
 
 
+def publish(name, args, text, results):
+    print(text)
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
+    if args.write:
+        write(name, text)
+
+
+def outputs(parser):
+    """The options of publish."""
+    parser.add_argument("--json", metavar="FILE", help="also write all figures here")
+    parser.add_argument("--write", action="store_true", help="write the table to bench/RESULTS.md")
+
+
 def main():
     target = os.environ.get("CARGO_TARGET_DIR", "target")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -197,8 +211,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=128, help="tokens of each stream")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt that is read")
     parser.add_argument("--runs", type=int, default=5, help="runs of each figure")
-    parser.add_argument("--json", metavar="FILE", help="also write all figures here")
-    parser.add_argument("--write", action="store_true", help="write the table to bench/RESULTS.md")
+    outputs(parser)
     args = parser.parse_args()
 
     python = peers_python(args.cache)
@@ -213,12 +226,7 @@ def main():
                 finally:
                     server.stop()
     figures = table(results, [("decode, 1 ", 1.0), ("decode, ", 1.2), ("prefill", 1.0)])
-    text = f"{machine()}, peer {PEER}\n\n{figures}"
-    print(text)
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
-    if args.write:
-        write("generation", text)
+    publish("generation", args, f"{machine()}, peer {PEER}\n\n{figures}", results)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ import http.client
 import itertools
 import json
 import os
-import pathlib
 import random
 import statistics
 import tempfile
 import threading
 import time
 
-from generation import PROMPTS, Amend, machine, write
+from generation import PROMPTS, Amend, machine, outputs, publish
 
 # Prompts of mixed lengths: a sentence, or a page that ends with one.
 FILLER = "It was a long day, and nobody in the town had slept well since the fair had left. "
@@ -103,8 +102,7 @@ def main():
     parser.add_argument("--requests", type=int, default=64, help="requests of each measurement beside others")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of each stream")
     parser.add_argument("--editors", type=int, default=2, help="clients that edit at the same time")
-    parser.add_argument("--json", metavar="FILE", help="also write all figures here")
-    parser.add_argument("--write", action="store_true", help="write the table to bench/RESULTS.md")
+    outputs(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = Amend(args, args.threads, folder)
@@ -119,12 +117,7 @@ def main():
             }
         finally:
             server.stop()
-    text = f"{machine()}, {args.threads} threads\n\n{table(results)}"
-    print(text)
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
-    if args.write:
-        write("latency", text)
+    publish("latency", args, f"{machine()}, {args.threads} threads\n\n{table(results)}", results)
 
 
 if __name__ == "__main__":

@@ -268,9 +268,15 @@ fn response_of(codes: &[Code], form: &Form) -> response::Response {
     ResponseBuilder::new().description(titles.join(" ")).content(form.content_type, content).build()
 }
 
-/// Declares which errors a route may answer, for its documentation.
+/// Declares which errors a route may answer, for its documentation; `openai` ones have OpenAI's envelope.
 macro_rules! problems {
+    (openai $name:ident: $($code:ident),+ $(,)?) => {
+        problems!(@ $crate::http::openai::envelope::responses, $name, $($code),+);
+    };
     ($name:ident: $($code:ident),+ $(,)?) => {
+        problems!(@ $crate::http::error::responses, $name, $($code),+);
+    };
+    (@ $responses:path, $name:ident, $($code:ident),+) => {
         /// The errors of the route below, for its documentation.
         pub(in crate::http) enum $name {}
 
@@ -278,7 +284,7 @@ macro_rules! problems {
             fn responses()
             -> std::collections::BTreeMap<String, utoipa::openapi::RefOr<utoipa::openapi::response::Response>> {
                 use $crate::http::error::Code;
-                $crate::http::error::responses(&[$(Code::$code,)+ Code::Internal])
+                $responses(&[$(Code::$code,)+ Code::Internal])
             }
         }
     };

@@ -14,13 +14,19 @@ use super::{
     asked::Asked,
     body::{Common, must_be_empty, refused, split},
     chunks::{Chunk, Pieces, chunks},
-    envelope::refusals,
     logprobs::ChatLogprobs,
     run,
 };
 use crate::{
     generation::{FinishReason, GenerateRequest, Message, TokenLogprob},
-    http::{error::Problem, extract, headers::AMEND_VERSION, readiness::Admitted, sse, state::AppState},
+    http::{
+        error::{Problem, problems},
+        extract,
+        headers::AMEND_VERSION,
+        readiness::Admitted,
+        sse,
+        state::AppState,
+    },
 };
 
 /// Parameters of this route alone.
@@ -154,7 +160,7 @@ pub(in crate::http) struct Delta {
     content: Option<String>,
 }
 
-refusals!(ChatRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, RequestTimeout, ModelIsClassifier, PayloadTooLarge,
+problems!(openai ChatRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, RequestTimeout, ModelIsClassifier, PayloadTooLarge,
     UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, NotReady, Draining);
 
 /// Answer a conversation, as OpenAI's clients ask for it

@@ -14,13 +14,19 @@ use super::{
     asked::Asked,
     body::{Common, must_be_empty, refused, split},
     chunks::{Chunk, Pieces, chunks},
-    envelope::refusals,
     logprobs::TextLogprobs,
     run,
 };
 use crate::{
     generation::{FinishReason, GenerateRequest, TokenLogprob},
-    http::{error::Problem, extract, headers::AMEND_VERSION, readiness::Admitted, sse, state::AppState},
+    http::{
+        error::{Problem, problems},
+        extract,
+        headers::AMEND_VERSION,
+        readiness::Admitted,
+        sse,
+        state::AppState,
+    },
 };
 
 /// OpenAI's default.
@@ -87,7 +93,7 @@ pub(in crate::http) struct CompletionChoice {
     finish_reason: Option<FinishReason>,
 }
 
-refusals!(CompletionRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, RequestTimeout, ModelIsClassifier,
+problems!(openai CompletionRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, RequestTimeout, ModelIsClassifier,
     PayloadTooLarge, UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, NotReady, Draining);
 
 /// Continue texts, as OpenAI's clients ask for it

@@ -99,23 +99,6 @@ struct OpenAiErrorDetail {
 }
 
 /// The documentation of a route's errors.
-pub(super) fn responses(codes: &[Code]) -> BTreeMap<String, RefOr<response::Response>> {
+pub(in crate::http) fn responses(codes: &[Code]) -> BTreeMap<String, RefOr<response::Response>> {
     documented(codes, &Form { content_type: "application/json", schema: "OpenAiError", status, body, name })
 }
-
-/// Declares which errors an OpenAI route may answer, for its documentation.
-macro_rules! refusals {
-    ($name:ident: $($code:ident),+ $(,)?) => {
-        /// The errors of the route below, for its documentation.
-        pub(in crate::http) enum $name {}
-
-        impl utoipa::IntoResponses for $name {
-            fn responses()
-            -> std::collections::BTreeMap<String, utoipa::openapi::RefOr<utoipa::openapi::response::Response>> {
-                use $crate::http::error::Code;
-                $crate::http::openai::envelope::responses(&[$(Code::$code,)+ Code::Internal])
-            }
-        }
-    };
-}
-pub(super) use refusals;

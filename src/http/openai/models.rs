@@ -5,11 +5,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    envelope::refusals,
-    names::{pinned_name, version_of},
+use super::names::{pinned_name, version_of};
+use crate::http::{
+    error::{Problem, problems},
+    extract,
+    refusal::unknown_version,
+    state::AppState,
 };
-use crate::http::{error::Problem, extract, refusal::unknown_version, state::AppState};
 
 /// How many of the newest versions are listed by name; older ones can be asked for all the same.
 const LISTED: u32 = 100;
@@ -41,8 +43,8 @@ impl ModelEntry {
     }
 }
 
-refusals!(ModelsRefusals: RequestTimeout, LogDamaged, LogUnavailable);
-refusals!(ModelRefusals: UnknownModel, UnknownVersion, RequestTimeout, LogDamaged, LogUnavailable);
+problems!(openai ModelsRefusals: RequestTimeout, LogDamaged, LogUnavailable);
+problems!(openai ModelRefusals: UnknownModel, UnknownVersion, RequestTimeout, LogDamaged, LogUnavailable);
 
 /// The served model, and its newest versions by name
 #[utoipa::path(

@@ -12,12 +12,15 @@ mod vectors;
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::{attention::Heads, plan::Plan, relative::Distances};
+use super::{
+    attention::Heads,
+    dense::{LANES, total},
+    plan::Plan,
+    relative::Distances,
+};
 use crate::model::pages::Pages;
 use vectors::{ByHead, Paged, Vectors};
 
-/// Partial sums of a product of two vectors, added in a fixed order whatever the vector width.
-const LANES: usize = 16;
 /// Attention of fewer multiplications than this is not worth waking another thread for.
 const PARALLEL: usize = 200_000;
 
@@ -186,12 +189,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     for ((lane, a), b) in lanes.iter_mut().zip(a_chunks.remainder()).zip(b_chunks.remainder()) {
         *lane += a * b;
     }
-    for half in [8, 4, 2, 1] {
-        for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
-        }
-    }
-    lanes[0]
+    total(lanes)
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@ mod changes;
 mod edits;
 mod failures;
 mod holding;
-mod measured;
 mod property;
 mod queueing;
 mod restart;
+mod similarity;
 
 use std::{
     sync::{Arc, Mutex},
