@@ -38,6 +38,12 @@ pub fn gemma3() -> Option<PathBuf> {
     model_file("AMEND_TEST_GEMMA", "gemma-3-270m-q4_k_m.gguf")
 }
 
+/// flan-T5-small: the folder that `AMEND_TEST_FLAN_T5` names, else the one that its script leaves in the cache. None, said
+/// aloud, where it is absent.
+pub fn flan_t5() -> Option<PathBuf> {
+    model_file("AMEND_TEST_FLAN_T5", "flan-t5-small-titles")
+}
+
 fn model_file(variable: &str, name: &str) -> Option<PathBuf> {
     let cached = || {
         let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);

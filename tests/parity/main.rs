@@ -11,6 +11,7 @@ mod common;
 
 mod decoding;
 mod encoders;
+mod flan_t5;
 mod gemma;
 mod greedy;
 mod oracles;
