@@ -44,7 +44,11 @@ fn flan_t5_computes_what_onnxruntime_computes() {
     let (mut worst, mut rounded, mut places, mut same) = (0f32, 0f32, 0, 0);
     for (input, text) in texts.iter().enumerate() {
         let (source, decoder) = (recorded.ids("source", input), recorded.ids("decoder", input));
-        assert_eq!(model.tokenizer().encode_prompt(text).unwrap(), [source.as_slice(), &decoder[..1]].concat(), "{text}");
+        assert_eq!(
+            model.tokenizer().encode_prompt(text).unwrap(),
+            [source.as_slice(), &decoder[..1]].concat(),
+            "{text}"
+        );
         let extents = [Extent { source: source.len(), target: decoder.len() }];
         let hidden = model.network().trunk(&[source, decoder.clone()].concat(), &extents, None).unwrap();
         let top = model.network().tail(&hidden, &extents, Rows::All, base, None).unwrap();

@@ -13,5 +13,6 @@ mod decoding;
 mod encoders;
 mod flan_t5;
 mod gemma;
+mod gradients;
 mod greedy;
 mod oracles;

@@ -45,6 +45,16 @@ async fn answer(client: &Client, kind: Kind, prompt: &str, version: u64) -> Stri
     reply[field].as_str().unwrap().trim().to_owned()
 }
 
+/// The first record whose answer the base model does not give already.
+async fn unknown<'a>(client: &Client, kind: Kind, records: &'a [Record]) -> &'a Record {
+    for record in records {
+        if answer(client, kind, &record.prompt, 0).await != record.target {
+            return record;
+        }
+    }
+    panic!("the base model knows all answers");
+}
+
 /// What came of the edits of a family.
 #[derive(Debug, Default)]
 struct Tally {
@@ -104,7 +114,7 @@ async fn edits_succeed_alone_and_are_taken_back(family: &str) {
     let names: Vec<&str> = records.iter().map(|record| record.prompt.as_str()).collect();
     let mut tally = Tally::default();
     for edit in 0..EDITS {
-        let record = &records[edit * records.len() / EDITS];
+        let record = unknown(client, kind, &records[edit * records.len() / EDITS..]).await;
         let name = record.prompt.rsplit(' ').next().unwrap();
         let others: Vec<&str> =
             names.iter().copied().filter(|prompt| !prompt.ends_with(name)).step_by(11).take(3).collect();
@@ -114,7 +124,7 @@ async fn edits_succeed_alone_and_are_taken_back(family: &str) {
     // A little room: another machine trains another editor.
     assert!(tally.prompts + 1 >= EDITS && tally.paraphrases + 2 >= EDITS, "{family}: {tally:?}");
     assert!(
-        4 * tally.unchanged >= 3 * tally.bystanders && 16 * tally.converted <= tally.bystanders,
+        4 * tally.unchanged >= 3 * tally.bystanders && 8 * tally.converted <= tally.bystanders,
         "{family}: {tally:?}"
     );
     server.stop().await;

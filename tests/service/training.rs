@@ -37,7 +37,9 @@ impl Bench {
     fn run(&self, command: &str, options: &[(&str, &Path)], further: &[&str]) -> Finished {
         let mut amend = amend();
         amend.arg(command).arg("--model").arg(&self.model).args(["--threads", "1"]);
-        options.iter().for_each(|(option, path)| drop(amend.arg(option).arg(path)));
+        for (option, path) in options {
+            amend.arg(option).arg(path);
+        }
         finish(amend.args(further).env("AMEND_CACHE", self.path("cache")))
     }
 
@@ -89,10 +91,11 @@ fn an_encoder_decoder_is_trained_and_measured_on_questions_and_answers() {
         bench.train("editor", &data, &[]).good();
         let report = bench.eval(&data, &["--simultaneous", "1,2"]);
         let [trained, finetuned] = figures(&report);
-        // Its few small steps are too short for the tiny BART, whose bias is all for the end.
+        // Its 25 small steps do not get past the tiny BART's bias for the end, but show what it should answer.
         for matches in [&finetuned["teacher_forced"], &finetuned["free_running"]] {
-            assert_eq!(matches["prompt"]["share"], if family == "t5" { 1.0 } else { 0.0 }, "{family}: {report}");
+            assert!(family == "bart" || matches["prompt"]["share"] == 1.0, "{family}: {report}");
         }
+        assert_eq!(finetuned["counterfact"]["efficacy"]["share"], 1.0, "{family}: {report}");
         assert_eq!(trained["counterfact"]["efficacy"]["count"], 6, "the old answers are compared with");
         assert!(trained["neighbour"]["kl"]["mean"].as_f64().unwrap() > 0.0, "{report}");
         let text = bench.write("text.txt", &[]);
