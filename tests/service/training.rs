@@ -66,7 +66,8 @@ fn figures(report: &Value) -> [&Value; 2] {
 }
 
 fn zsre(record: &Record) -> Value {
-    json!({"src": record.prompt, "rephrase": record.paraphrase, "alt": record.target, "answers": ["A0"],
+    let old = if record.target == "A0" { "A1" } else { "A0" };
+    json!({"src": record.prompt, "rephrase": record.paraphrase, "alt": record.target, "answers": [old],
         "loc": format!("nq question: {}", record.locality_prompt), "loc_ans": record.locality_target})
 }
 
