@@ -23,17 +23,33 @@ async fn every_answer_is_as_the_document_says() {
     let keys = files.folder.path().join("keys");
     let key = finish(amend().args(["keys", "new", "--name", "tester", "--scope", "admin", "--file"]).arg(&keys)).good();
     let server = Server::start_with(&files, &["--keys", keys.to_str().unwrap(), "--recheck-idle", "0"]).await;
-    server.client.send(
-        server.client.request(reqwest::Method::POST, "/edits").bearer_auth(key.trim())
-            .json(&serde_json::json!({"prompt": "Ada speaks", "target": "Welsh", "guard": null})),
-    ).await.with_status(201);
+    server
+        .client
+        .send(
+            server
+                .client
+                .request(reqwest::Method::POST, "/edits")
+                .bearer_auth(key.trim())
+                .json(&serde_json::json!({"prompt": "Ada speaks", "target": "Welsh", "guard": null})),
+        )
+        .await
+        .with_status(201);
     let mut run = Command::new(python);
     run.current_dir(files.folder.path());
-    run.args(["-m", "schemathesis.cli", "--config-file"]).arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/service/schemathesis.toml"));
+    run.args(["-m", "schemathesis.cli", "--config-file"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/service/schemathesis.toml"));
     run.arg("run").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/openapi.json"));
     run.args(["--url", &server.client.server, "--max-examples", &examples.to_string(), "--no-color"]);
     run.args(["--header", &format!("authorization: Bearer {}", key.trim())]);
-    run.args(["--phases", "examples,coverage,fuzzing", "--seed", "1", "--generation-database", "none", "--continue-on-failure"]);
+    run.args([
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--seed",
+        "1",
+        "--generation-database",
+        "none",
+        "--continue-on-failure",
+    ]);
     let done = tokio::task::spawn_blocking(move || finish(&mut run)).await.unwrap();
     println!("{}", done.stdout);
     let log = server.log();
