@@ -14,15 +14,18 @@ use std::{
 use amend::{
     digest::Digest,
     editor::CompositionKind,
-    model::{LoadOptions, Model},
+    model::{LoadOptions, Model, capture},
     training::{
         LocalityMix, Recipe, RunOptions, TrainingError,
+        cache::{HiddenStates, Text},
         dataset::{Dataset, Record},
+        parallel::Workers,
         trainer::{self, Ending, Inputs, Summary},
     },
 };
 use candle_core::{DType, Device, Tensor};
-use common::{read_safetensors, write_folder};
+use common::{assert_close, families, load_folder, read_safetensors, write_folder};
+use indicatif::ProgressBar;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -74,7 +77,7 @@ fn records(range: std::ops::Range<usize>) -> Dataset {
         locality_prompt: format!("other {i} is"),
         locality_target: "z".to_owned(),
     };
-    Dataset { digest: Digest::of(format!("{range:?}").as_bytes()), records: range.map(record).collect() }
+    Dataset { left_out: 0, digest: Digest::of(format!("{range:?}").as_bytes()), records: range.map(record).collect() }
 }
 
 fn recipe() -> Recipe {
@@ -82,6 +85,7 @@ fn recipe() -> Recipe {
         rank: 8,
         composition: CompositionKind::Sum,
         whitening: None,
+        whitening_paraphrases: 0.0,
         initial_step_size: 1e-4,
         simultaneous: vec![1],
         edits_per_step: 12,
@@ -251,5 +255,35 @@ fn the_network_leaves_its_start() {
     for (name, u) in moved {
         let largest = u.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(largest > 1e-4, "{name} did not move: {largest}");
+    }
+}
+
+/// The residual stream of a T5 is often larger than f16 reaches.
+#[test]
+fn hidden_states_beyond_f16_are_kept_whole() {
+    for (size, tolerance) in [(1.0, 1e-3), (1e6, 0.0)] {
+        let (config, mut tensors) = families::tiny("t5", 5);
+        let embedding = (&tensors["shared.weight"] * size).unwrap();
+        tensors.insert("shared.weight".to_owned(), embedding);
+        let model = load_folder(&config, &tensors, 2);
+        let passages =
+            ["Who is there?", "Paris"].map(|prompt| model.tokenizer().encode_passage(prompt, "far").unwrap());
+        let texts = passages.clone().map(|passage| Text { watched: passage.predicting(), passage });
+        let read = capture::read(&model, &passages).unwrap();
+        let largest = read[0].hidden.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(largest > 65504.0, tolerance == 0.0, "{largest}");
+        let folder = tempfile::tempdir().unwrap();
+        let workers = Workers::new(1).unwrap();
+        // Computed, then found.
+        for _ in 0..2 {
+            let bar = ProgressBar::hidden();
+            let states = HiddenStates::open(&model, texts.to_vec(), folder.path(), &workers, &bar).unwrap();
+            for (index, want) in read.iter().enumerate() {
+                assert_close("state", &states.state(index).unwrap().hidden, &want.hidden, tolerance);
+                let tops = states.tops(index).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert!(tops.iter().all(|value| value.is_finite()));
+            }
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "states and tops");
+        }
     }
 }

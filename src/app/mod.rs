@@ -8,11 +8,13 @@ mod open;
 mod serve;
 mod train;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use crate::{
     cli::{self, Command, EditsCommand, KeysCommand, backup, client::Client, history, keys},
     http,
+    model::Kind,
+    training::dataset::{self, DataError, Dataset, Incomplete},
 };
 
 /// Threads that a command computes with; none for those that load no model.
@@ -69,4 +71,14 @@ async fn run_async(command: Command) -> anyhow::Result<ExitCode> {
     };
     cli::print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Records to train on or to measure; says how many were left out.
+fn records(paths: &[PathBuf], kind: Kind, skip_incomplete: bool) -> Result<Dataset, DataError> {
+    let incomplete = if skip_incomplete { Incomplete::LeftOut } else { Incomplete::Refused };
+    let data = dataset::load(paths, kind, incomplete)?;
+    if data.left_out > 0 {
+        tracing::warn!(left_out = data.left_out, kept = data.records.len(), "records that lack a text are left out");
+    }
+    Ok(data)
 }

@@ -195,6 +195,7 @@ fn writer_config(args: &ServeArgs) -> anyhow::Result<WriterConfig> {
         max_locality: limits.max_locality,
         max_edits_per_batch: limits.max_edits_per_batch.get(),
         resident_versions: writer.resident_versions,
+        niceness: writer.edit_niceness,
         replay_every_version: writer.replay_every_version,
     })
 }

@@ -148,6 +148,12 @@ pub struct WriterArgs {
     #[arg(value_parser = values::seconds)]
     pub recheck_idle: Duration,
 
+    /// How much edits yield to generation where both compute, 0 to 19 as nice(1) has it: the more, the steadier running
+    /// streams, and the longer an edit beside them; on Linux only
+    #[arg(long, env = "AMEND_EDIT_NICENESS", value_name = "N", default_value = "5")]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=19))]
+    pub edit_niceness: u8,
+
     /// Versions, beside the newest and the base, whose weights stay in memory; others are rebuilt when asked for
     #[arg(long, env = "AMEND_RESIDENT_VERSIONS", value_name = "N", default_value = "4")]
     pub resident_versions: usize,

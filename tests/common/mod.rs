@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; helpers of tests may unwrap")]
 
+pub mod facts;
 pub mod families;
 
 use std::{
@@ -35,6 +36,12 @@ pub fn smollm2() -> Option<PathBuf> {
 /// Gemma 3 270M: the file that `AMEND_TEST_GEMMA` names, else the one in the cache. None, said aloud, where it is absent.
 pub fn gemma3() -> Option<PathBuf> {
     model_file("AMEND_TEST_GEMMA", "gemma-3-270m-q4_k_m.gguf")
+}
+
+/// flan-T5-small: the folder that `AMEND_TEST_FLAN_T5` names, else the one that its script leaves in the cache. None, said
+/// aloud, where it is absent.
+pub fn flan_t5() -> Option<PathBuf> {
+    model_file("AMEND_TEST_FLAN_T5", "flan-t5-small-titles")
 }
 
 fn model_file(variable: &str, name: &str) -> Option<PathBuf> {

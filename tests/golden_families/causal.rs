@@ -6,10 +6,7 @@ use amend::model::{
 };
 use candle_core::Tensor;
 
-use crate::{
-    common::assert_close,
-    golden::{Golden, Padding, TOLERANCE},
-};
+use crate::golden::{Golden, Padding};
 
 /// Positions whose logits predict a label, and those labels: position `i` predicts label `i + 1`.
 fn predictions(labels: &[i64], length: usize) -> (Vec<u32>, Vec<u32>) {
@@ -27,7 +24,7 @@ fn compare_pass(golden: &Golden) {
     let recorder = Recorder::new(golden.model.base());
     let top = network.tail(&hidden, &extents, Rows::All, &recorder, None).unwrap();
     let logits = network.logits(&top).unwrap();
-    assert_close("logits", &logits, &golden.real_rows("logits", &lengths, Padding::Anything), TOLERANCE);
+    golden.close("logits", &logits, &golden.real_rows("logits", &lengths, Padding::Anything));
 
     let (mut rows, mut targets, mut start) = (Vec::new(), Vec::new(), 0);
     for (labels, &length) in golden.integers("labels").iter().zip(&lengths) {
@@ -66,6 +63,7 @@ fn compare(family: &str) {
     let Some(golden) = Golden::load(family) else { return };
     compare_pass(&golden);
     compare_capture(&golden);
+    golden.report();
 }
 
 #[test]

@@ -5,10 +5,7 @@ use amend::model::{
     capture::{Recorder, weighted_nll},
 };
 
-use crate::{
-    common::assert_close,
-    golden::{Golden, TOLERANCE},
-};
+use crate::golden::Golden;
 
 /// All inputs in one packed pass. The file's single logit weighs label 1 against label 0.
 fn compare_pass(golden: &Golden, passages: &[Passage]) {
@@ -22,8 +19,8 @@ fn compare_pass(golden: &Golden, passages: &[Passage]) {
     let logits = network.logits(&top).unwrap();
     let want = &golden.tensors["logits"];
     match want.dim(1).unwrap() {
-        1 => assert_close("logits", &logits.narrow(1, 1, 1).unwrap(), want, TOLERANCE),
-        _ => assert_close("logits", &logits, want, TOLERANCE),
+        1 => golden.close("logits", &logits.narrow(1, 1, 1).unwrap(), want),
+        _ => golden.close("logits", &logits, want),
     }
     let weights = vec![1.0 / labels.len() as f32; labels.len()];
     let (_, loss) = weighted_nll(&logits, &labels, &weights).unwrap();
@@ -46,4 +43,5 @@ fn golden_family_bert() {
     let passages: Vec<Passage> = golden.inputs().into_iter().zip(&labels).map(passage).collect();
     compare_pass(&golden, &passages);
     golden.compare_capture(&passages);
+    golden.report();
 }

@@ -6,10 +6,7 @@ use amend::model::{
 };
 use candle_core::Tensor;
 
-use crate::{
-    common::assert_close,
-    golden::{Golden, Padding, TOLERANCE},
-};
+use crate::golden::{Golden, Padding};
 
 /// One input: what the encoder reads, what the decoder reads, and what it should answer.
 struct Input {
@@ -43,7 +40,7 @@ fn compare_pass(golden: &Golden, inputs: &[Input]) {
     let top = network.tail(&hidden, &extents, Rows::All, &recorder, None).unwrap();
     let logits = network.logits(&top).unwrap();
     let answers: Vec<usize> = extents.iter().map(|extent| extent.target).collect();
-    assert_close("logits", &logits, &golden.real_rows("logits", &answers, Padding::Anything), TOLERANCE);
+    golden.close("logits", &logits, &golden.real_rows("logits", &answers, Padding::Anything));
 
     let targets: Vec<u32> = inputs.iter().flat_map(|input| input.labels.iter().copied()).collect();
     let weights = vec![1.0 / targets.len() as f32; targets.len()];
@@ -71,7 +68,7 @@ fn compare_decoding(golden: &Golden, inputs: &[Input]) {
             let logits = golden.model.forward(&mut sequence, &ids, golden.model.base().as_ref()).unwrap();
             let logits = Tensor::new(logits, golden.model.device()).unwrap();
             let want = want.get(row).unwrap().get(step).unwrap();
-            assert_close(&format!("input {row}, step {step}"), &logits, &want, TOLERANCE);
+            golden.close(&format!("input {row}, step {step}"), &logits, &want);
             ids = input.decoder.get(step + 1).copied().into_iter().collect();
         }
         assert_eq!(sequence.len(), input.source.len() + input.decoder.len());
@@ -85,6 +82,7 @@ fn compare(family: &str) {
     compare_pass(&golden, &inputs);
     golden.compare_capture(&inputs.iter().map(passage).collect::<Vec<_>>());
     compare_decoding(&golden, &inputs);
+    golden.report();
 }
 
 #[test]

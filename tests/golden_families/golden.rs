@@ -1,6 +1,6 @@
 //! One file of the folder, and what is compared with it.
 
-use std::collections::HashMap;
+use std::{cell::Cell, collections::HashMap};
 
 use amend::model::{
     Model, Passage,
@@ -9,10 +9,10 @@ use amend::model::{
 use candle_core::{IndexOp, Tensor};
 use serde_json::Value;
 
-use crate::common::{assert_close, load_folder, read_safetensors, shared_file};
+use crate::common::{assert_close, load_folder, read_safetensors, relative_error, shared_file};
 
 /// Of the largest entry.
-pub const TOLERANCE: f32 = 1e-4;
+const TOLERANCE: f32 = 1e-4;
 
 /// A family's tiny model as PyTorch computed it, and the same model loaded.
 pub struct Golden {
@@ -20,6 +20,8 @@ pub struct Golden {
     pub edited: Vec<String>,
     pub model: Model,
     family: String,
+    /// The largest relative error that was seen.
+    worst: Cell<f32>,
 }
 
 impl Golden {
@@ -40,7 +42,18 @@ impl Golden {
         let model = load_folder(&config, &weights, tail_blocks(&edited));
         let names: Vec<&str> = model.editable().iter().map(|matrix| matrix.name.as_str()).collect();
         assert_eq!(names, edited, "the editable frontier");
-        Some(Self { tensors, edited, model, family: family.to_owned() })
+        Some(Self { tensors, edited, model, family: family.to_owned(), worst: Cell::default() })
+    }
+
+    /// Fails unless `got` is within the tolerance of `want`'s largest entry.
+    pub fn close(&self, what: &str, got: &Tensor, want: &Tensor) {
+        assert_close(what, got, want, TOLERANCE);
+        self.worst.set(self.worst.get().max(relative_error(got, want)));
+    }
+
+    /// Says how close everything was.
+    pub fn report(&self) {
+        println!("{}: relative error {:.1e}", self.family, self.worst.get());
     }
 
     /// Whole numbers of a tensor, one vector per input.
@@ -83,8 +96,8 @@ impl Golden {
             let lengths = lengths(name);
             let u = self.real_rows(&format!("u.{name}"), &lengths, Padding::Anything);
             let delta = self.real_rows(&format!("delta.{name}"), &lengths, Padding::Zero);
-            assert_close(&format!("u.{name}"), &factors.u, &u, TOLERANCE);
-            assert_close(&format!("delta.{name}"), &factors.delta, &delta, TOLERANCE);
+            self.close(&format!("u.{name}"), &factors.u, &u);
+            self.close(&format!("delta.{name}"), &factors.delta, &delta);
             self.compare_gradient(name, &factors.delta.t().unwrap().matmul(&factors.u).unwrap());
         }
     }
@@ -93,7 +106,7 @@ impl Golden {
     pub fn compare_gradient(&self, name: &str, gradient: &Tensor) {
         // GPT-2's weights are Conv1Ds: `[d_in, d_out]`.
         let own = if self.family == "gpt2" { gradient.t().unwrap().contiguous().unwrap() } else { gradient.clone() };
-        assert_close(&format!("grad.{name}"), &own, &self.tensors[&format!("grad.{name}")], TOLERANCE);
+        self.close(&format!("grad.{name}"), &own, &self.tensors[&format!("grad.{name}")]);
     }
 
     /// Compares loss and gradients by the capture of edits. A passage's loss is the mean over its own labels, the file's the
@@ -117,7 +130,7 @@ impl Golden {
     /// Compares a loss.
     pub fn compare_loss(&self, loss: f64) {
         let loss = Tensor::new(&[loss as f32], self.model.device()).unwrap();
-        assert_close("loss", &loss, &self.tensors["loss"], TOLERANCE);
+        self.close("loss", &loss, &self.tensors["loss"]);
     }
 }
 

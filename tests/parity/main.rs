@@ -11,6 +11,8 @@ mod common;
 
 mod decoding;
 mod encoders;
+mod flan_t5;
 mod gemma;
+mod gradients;
 mod greedy;
 mod oracles;
