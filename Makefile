@@ -16,7 +16,8 @@ RECORDS = 500
 model = $${AMEND_MODEL:-$$(scripts/fetch-model)}
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt openapi train eval compare bench bench-generation bench-latency model clean-data clean rust \
+.PHONY: help serve test check fmt openapi train eval compare bench bench-generation bench-latency bench-overload \
+	check-monitoring check-deploy model clean-data clean rust \
 	compiler nextest
 
 help: ## List the targets
@@ -73,6 +74,17 @@ bench-generation: rust compiler ## Measure generation beside llama.cpp: make ben
 bench-latency: rust compiler ## Measure how long clients wait for tokens: make bench-latency [ARGS="--write"]
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
 		$(PYTHON) bench/latency.py --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
+
+bench-overload: rust compiler ## Measure what a crowd ten times too large gets: make bench-overload [ARGS="--write"]
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(PYTHON) bench/overload.py --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
+
+check-monitoring: rust compiler ## Check dashboards and alerts with a Prometheus that scrapes a service under load (Debian: prometheus)
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(PYTHON) scripts/check-monitoring --binary "$${CARGO_TARGET_DIR:-target}/release/amend" --model "$$model" $(ARGS)
+
+check-deploy: ## Check docker/ and deploy/ without an engine or a cluster: make check-deploy [ARGS="--npm FOLDER --strict"]
+	@$(PYTHON) scripts/check-deploy $(ARGS)
 
 model: ## Fetch the default model if need be and print its path
 	@scripts/fetch-model

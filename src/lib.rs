@@ -17,7 +17,8 @@
 //! | [`telemetry`] | metrics and tracing |
 //!
 //! Beside them stand [`config`] (options from flags, environment and file), [`digest`] (the 32-byte hash that names
-//! things), [`files`] (written whole or not at all), [`panics`] (turned into errors) and [`cli`] (the commands).
+//! things), [`files`] (written whole or not at all), [`keys`] (what callers of the service may do), [`panics`] (turned into
+//! errors), [`threads`] (that compute) and [`cli`] (the commands).
 
 pub mod app;
 pub mod cli;
@@ -28,9 +29,11 @@ pub mod editor;
 pub mod files;
 pub mod generation;
 pub mod http;
+pub mod keys;
 pub mod model;
 pub mod panics;
 pub mod telemetry;
+pub mod threads;
 pub mod training;
 pub mod weights;
 pub mod writer;

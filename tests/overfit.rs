@@ -14,7 +14,8 @@ use amend::{
     editor::CompositionKind,
     model::{Kind, LoadOptions, Model},
     training::{
-        LocalityMix, Recipe, RunOptions, dataset,
+        LocalityMix, Recipe, RunOptions,
+        dataset::{self, Incomplete},
         trainer::{self, Inputs},
     },
 };
@@ -28,13 +29,14 @@ fn sixteen_edits_are_learned_in_a_hundred_steps_without_moving_their_neighbours(
     let Some(model) = smollm2() else { return };
     let Some(data) = shared_file("AMEND_COUNTERFACT_VAL", "data/counterfact/counterfact-val.json") else { return };
     let model = Model::load(&model, &LoadOptions::default()).unwrap();
-    let mut records = dataset::load(&[data], Kind::Causal).unwrap();
+    let mut records = dataset::load(&[data], Kind::Causal, Incomplete::Refused).unwrap();
     records.records.truncate(EDITS);
     let folder = tempfile::tempdir().unwrap();
     let recipe = Recipe {
         rank: 128,
         composition: CompositionKind::Sum,
         whitening: None,
+        whitening_paraphrases: 0.0,
         initial_step_size: 1e-4,
         simultaneous: vec![1],
         edits_per_step: EDITS,

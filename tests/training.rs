@@ -77,7 +77,7 @@ fn records(range: std::ops::Range<usize>) -> Dataset {
         locality_prompt: format!("other {i} is"),
         locality_target: "z".to_owned(),
     };
-    Dataset { digest: Digest::of(format!("{range:?}").as_bytes()), records: range.map(record).collect() }
+    Dataset { left_out: 0, digest: Digest::of(format!("{range:?}").as_bytes()), records: range.map(record).collect() }
 }
 
 fn recipe() -> Recipe {
@@ -85,6 +85,7 @@ fn recipe() -> Recipe {
         rank: 8,
         composition: CompositionKind::Sum,
         whitening: None,
+        whitening_paraphrases: 0.0,
         initial_step_size: 1e-4,
         simultaneous: vec![1],
         edits_per_step: 12,

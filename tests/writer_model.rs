@@ -85,7 +85,15 @@ fn submission(prompt: &str, target: &str) -> Submission {
         editor: None,
     };
     let actor = "tester".to_owned();
-    Submission { edits: vec![edit], dry_run: false, actor, expected_version: None, idempotency: None, batch: false }
+    Submission {
+        edits: vec![edit],
+        dry_run: false,
+        actor,
+        expected_version: None,
+        idempotency: None,
+        batch: false,
+        detached: false,
+    }
 }
 
 async fn fresh(ticket: writer::Ticket) -> BatchReport {

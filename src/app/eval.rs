@@ -20,7 +20,7 @@ use crate::{
     files::write_whole,
     model::{LoadOptions, Model, Passage, capture},
     training::{
-        dataset::{self, Dataset},
+        dataset::Dataset,
         evaluate::{self, Candidate, EvaluateOptions, Inputs, Report},
     },
 };
@@ -52,7 +52,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     };
     let tail_blocks = tail_blocks(&what.editors)?.unwrap_or(LoadOptions::default().tail_blocks);
     let model = Model::load(&args.model.model, &LoadOptions { tail_blocks, ..LoadOptions::default() })?;
-    let data = dataset::load(&what.data, model.kind())?;
+    let data = super::records(&what.data, model.kind(), what.skip_incomplete)?;
     let window = evaluate::window(data.records.len(), &options)?;
     bar.set_length(window.len() as u64);
     let asked = |method: &str| what.editors.iter().any(|name| name == method);

@@ -1,5 +1,6 @@
 //! The only place that sees every room: wires them for each command.
 
+mod access;
 mod eval;
 mod interrupt;
 mod offline;
@@ -7,11 +8,13 @@ mod open;
 mod serve;
 mod train;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use crate::{
-    cli::{self, Command, EditsCommand, client::Client, history},
+    cli::{self, Command, EditsCommand, KeysCommand, backup, client::Client, history, keys},
     http,
+    model::Kind,
+    training::dataset::{self, DataError, Dataset, Incomplete},
 };
 
 /// Threads that a command computes with; none for those that load no model.
@@ -23,7 +26,13 @@ pub fn compute_threads(command: &Command) -> Option<usize> {
         Command::Verify(args) => Some(args.model.compute.threads()),
         Command::Generate(args) => Some(args.place.compute.threads()),
         Command::Edits(EditsCommand::Revert(args)) => Some(args.place.compute.threads()),
-        Command::Edits(_) | Command::Versions(_) | Command::Openapi | Command::Health(_) => None,
+        Command::Edits(_)
+        | Command::Versions(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
+        | Command::Keys(_)
+        | Command::Openapi
+        | Command::Health(_) => None,
     }
 }
 
@@ -51,12 +60,25 @@ async fn run_async(command: Command) -> anyhow::Result<ExitCode> {
         Command::Edits(EditsCommand::List(args)) => history::list(&args).await?,
         Command::Edits(EditsCommand::Show(args)) => history::show(&args).await?,
         Command::Versions(args) => history::versions(&args).await?,
+        Command::Backup(args) => backup::backup(&args).await?,
+        Command::Restore(args) => backup::restore(&args).await?,
+        Command::Keys(KeysCommand::New(args)) => keys::new(&args)?,
         Command::Openapi => http::document().to_pretty_json()?,
         Command::Health(args) => {
-            Client::new(&args.server)?.ready().await?;
+            Client::new(&args.server, None)?.ready().await?;
             "ready".to_owned()
         }
     };
     cli::print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Records to train on or to measure; says how many were left out.
+fn records(paths: &[PathBuf], kind: Kind, skip_incomplete: bool) -> Result<Dataset, DataError> {
+    let incomplete = if skip_incomplete { Incomplete::LeftOut } else { Incomplete::Refused };
+    let data = dataset::load(paths, kind, incomplete)?;
+    if data.left_out > 0 {
+        tracing::warn!(left_out = data.left_out, kept = data.records.len(), "records that lack a text are left out");
+    }
+    Ok(data)
 }

@@ -39,7 +39,7 @@ pub(super) async fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     interrupt::ends_with(|| "nothing was generated to the end, and nothing was changed".to_owned())?;
     let request = args.text.request();
     let response = match args.place.clone().place()? {
-        Place::Server(server) => Client::new(&server)?.generate(&request).await?,
+        Place::Server { address, key } => Client::new(&address, key.as_deref())?.generate(&request).await?,
         Place::Here { model, editor, database } => generate_here(&model, &editor, &database, request).await?,
     };
     cli::print(&args.text.render(&response)?)?;
@@ -67,7 +67,7 @@ pub(super) async fn revert(args: &RevertArgs) -> anyhow::Result<ExitCode> {
     let id = args.id;
     interrupt::ends_with(move || format!("`amend edits show {id}` says whether the edit was taken back before"))?;
     let report = match args.place.clone().place()? {
-        Place::Server(server) => Client::new(&server)?.revert(args.id, &args.actor).await?,
+        Place::Server { address, key } => Client::new(&address, key.as_deref())?.revert(args.id, &args.actor).await?,
         Place::Here { model, editor, database } => revert_here(&model, &editor, &database, args).await?,
     };
     cli::print(&history::reverted(args.id, &report))?;

@@ -11,13 +11,17 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::open::{self, Loaded};
+use super::{
+    access,
+    open::{self, Loaded},
+};
 use crate::{
     config::{ServeArgs, values},
     edit_log::{EditLog, WriterLock, sqlite::SqliteLog},
     generation::{GenerateConfig, GenerateHandle, ModelDecoder},
     http::{
-        self, AppState, Doors, EditorInfo, HttpLimits, MatrixInfo, ModelInfo, Readiness, ServiceInfo, ServiceLimits,
+        self, AppState, ConnectionLimits, Doors, EditorInfo, Gate, HttpLimits, MatrixInfo, ModelInfo, Proxies,
+        Readiness, ServiceInfo, ServiceLimits, Streams,
     },
     model::{Kind, Model},
     telemetry::Metrics,
@@ -32,6 +36,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // once.
     writer_config(args)?.check()?;
     generate_config(args).check()?;
+    let gate = access::gate(&args.http)?;
     let listener =
         TcpListener::bind(args.http.listen).await.with_context(|| format!("listening on {}", args.http.listen))?;
     let address = listener.local_addr()?;
@@ -40,11 +45,21 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
 
     let (readiness, stop) = (Readiness::new(), CancellationToken::new());
     let doors = Doors::new(readiness.clone());
-    let mut server = tokio::spawn(http::serve(listener, doors.router(), stop.clone().cancelled_owned()));
+    let connections = ConnectionLimits {
+        connections: args.http.max_connections.get(),
+        head_time: Duration::from_secs(args.http.header_timeout.get()),
+    };
+    let mut server = tokio::spawn(http::serve(
+        listener,
+        doors.router(),
+        http::crowded(connections.connections),
+        connections,
+        stop.clone().cancelled_owned(),
+    ));
     // One future for the whole life: a signal that comes between two of them would be lost.
     let mut stopping = pin!(stop_signal());
     let service = tokio::select! {
-        service = Box::pin(Service::start(args, Arc::clone(&log) as _, readiness.clone())) => service?,
+        service = Box::pin(Service::start(args, gate, Arc::clone(&log) as _, readiness.clone())) => service?,
         () = &mut stopping => {
             // Loading and replay change nothing, so they need not come to an end.
             readiness.drain();
@@ -94,7 +109,7 @@ struct Service {
 }
 
 impl Service {
-    async fn start(args: &ServeArgs, log: Arc<dyn EditLog>, readiness: Readiness) -> anyhow::Result<Self> {
+    async fn start(args: &ServeArgs, gate: Gate, log: Arc<dyn EditLog>, readiness: Readiness) -> anyhow::Result<Self> {
         let (model, editor) = (args.model.model.clone(), args.editor.editor.clone());
         let loaded = tokio::task::spawn_blocking(move || open::load(&model, &editor)).await??;
         let metrics = Metrics::new();
@@ -121,6 +136,10 @@ impl Service {
                 body_bytes: args.http.body_limit.get(),
                 request_time: Duration::from_secs(args.http.request_timeout.get()),
             },
+            streams: Streams::new(args.http.max_streams.get()),
+            gate,
+            proxies: Proxies::new(args.http.trusted_proxies.iter().copied()),
+            log_bodies: args.http.log_prompts,
         });
         Ok(Self { routes, engine, task })
     }
@@ -176,6 +195,7 @@ fn writer_config(args: &ServeArgs) -> anyhow::Result<WriterConfig> {
         max_locality: limits.max_locality,
         max_edits_per_batch: limits.max_edits_per_batch.get(),
         resident_versions: writer.resident_versions,
+        niceness: writer.edit_niceness,
         replay_every_version: writer.replay_every_version,
     })
 }
@@ -198,6 +218,8 @@ fn generate_config(args: &ServeArgs) -> GenerateConfig {
         default_max_tokens: engine.default_max_tokens.get(),
         max_tokens: engine.max_tokens_limit.get(),
         score_tokens: engine.score_tokens_limit,
+        max_stops: engine.max_stop_strings,
+        max_stop_bytes: engine.max_stop_bytes.get(),
     }
 }
 

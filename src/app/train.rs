@@ -1,6 +1,7 @@
 //! `amend train`.
 
 use std::{
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Arc,
@@ -16,7 +17,7 @@ use crate::{
     editor::CompositionKind,
     model::{LoadOptions, Model},
     training::{
-        LocalityMix, Recipe, RunOptions, dataset,
+        LocalityMix, Recipe, RunOptions,
         trainer::{self, Ending, Inputs},
     },
 };
@@ -29,8 +30,9 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     };
     let options = LoadOptions { tail_blocks: args.recipe.tail_blocks.get(), ..LoadOptions::default() };
     let model = Model::load(&args.model.model, &options)?;
-    let train = dataset::load(&args.files.data, model.kind())?;
-    let validation = dataset::load(std::slice::from_ref(&args.files.validation), model.kind())?;
+    let records = |paths: &[PathBuf]| super::records(paths, model.kind(), args.files.skip_incomplete);
+    let train = records(&args.files.data)?;
+    let validation = records(std::slice::from_ref(&args.files.validation))?;
     let stop = Arc::new(AtomicBool::new(false));
     let seen = stop.clone();
     ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed)).context("installing the interrupt handler")?;
@@ -65,6 +67,7 @@ fn recipe(args: &TrainArgs) -> Recipe {
             Composition::Joint => CompositionKind::Joint,
         },
         whitening: (recipe.whitening > 0.0).then_some(recipe.whitening),
+        whitening_paraphrases: recipe.whitening_paraphrases,
         initial_step_size: recipe.initial_step_size,
         simultaneous: recipe.simultaneous.iter().map(|number| number.get()).collect(),
         edits_per_step: recipe.edits_per_step.get(),

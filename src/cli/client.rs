@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode};
+use reqwest::{
+    Response, StatusCode,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
@@ -29,6 +32,9 @@ pub enum ClientError {
     /// It answered with an error.
     #[error("{server} answered {}: {message}", status.as_u16())]
     Refused { server: String, status: StatusCode, message: String },
+    /// The key can not stand in a header.
+    #[error("the key is not made of visible ASCII characters")]
+    Key,
     /// It answered with something else than what the interface promises.
     #[error("{server} is not an Amend server, or another version of it: {message}")]
     Unexpected { server: String, message: String },
@@ -42,9 +48,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the server at this address; connects only when asked for something.
-    pub fn new(server: &str) -> Result<Self, ClientError> {
+    /// A client of the server at this address, with the key that it asks for, if it does; connects only when asked for
+    /// something.
+    pub fn new(server: &str, key: Option<&str>) -> Result<Self, ClientError> {
+        let mut headers = HeaderMap::new();
+        if let Some(key) = key {
+            let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| ClientError::Key)?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
         let http = reqwest::Client::builder()
+            .default_headers(headers)
             .connect_timeout(CONNECT)
             .user_agent(concat!("amend/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -117,12 +131,7 @@ fn innermost(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use axum::{
-        Json, Router,
-        extract::Path,
-        http::{self, HeaderMap},
-        routing,
-    };
+    use axum::{Json, Router, extract::Path, http, routing};
     use serde_json::json;
 
     use super::*;
@@ -139,7 +148,10 @@ mod tests {
             .route(
                 "/edits/{id}",
                 routing::delete(move |Path(id): Path<Uuid>, headers: HeaderMap| async move {
-                    assert_eq!(headers[ACTOR], "ops");
+                    assert_eq!(
+                        (&headers[ACTOR], &headers[AUTHORIZATION]),
+                        (&"ops".parse().unwrap(), &"Bearer k".parse().unwrap())
+                    );
                     if id.is_nil() { Err((http::StatusCode::CONFLICT, Json(problem))) } else { Ok(Json(version)) }
                 }),
             )
@@ -153,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_good_answer_is_read() {
-        let client = Client::new(&server().await).unwrap();
+        let client = Client::new(&server().await, Some("k")).unwrap();
         assert_eq!(client.revert(Uuid::max(), "ops").await.unwrap().version, 3);
         let request: GenerateRequest = serde_json::from_value(json!({"prompt": "a", "version": 2})).unwrap();
         let response = client.generate(&request).await.unwrap();
@@ -162,7 +174,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_says_what_the_server_said() {
-        let client = Client::new(&server().await).unwrap();
+        let client = Client::new(&server().await, Some("k")).unwrap();
         let error = client.revert(Uuid::nil(), "ops").await.unwrap_err().to_string();
         assert!(error.ends_with("answered 409: edit is not active (not_active)"), "{error}");
         let error = client.ready().await.unwrap_err().to_string();
@@ -172,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_is_not_there_is_named() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = Client::new(&format!("http://{free}")).unwrap().ready().await.unwrap_err().to_string();
+        let error = Client::new(&format!("http://{free}"), None).unwrap().ready().await.unwrap_err().to_string();
         assert!(error.starts_with(&format!("no answer from http://{free}: ")), "{error}");
         assert!(error.contains("refused"), "{error}");
     }

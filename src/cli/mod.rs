@@ -3,10 +3,12 @@
 //! `main` parses a [`Cli`] and matches on its [`Command`]. What reads the log ([`history`]) or asks a running server
 //! ([`client`]) is here; what needs the model is wired in `app`.
 
+pub mod backup;
 pub mod client;
 pub mod edits;
 pub mod generate;
 pub mod history;
+pub mod keys;
 mod table;
 
 use std::{
@@ -16,8 +18,10 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use backup::{BackupArgs, RestoreArgs};
 pub use edits::{EditsCommand, ListArgs, RevertArgs, ShowArgs, VersionsArgs};
 pub use generate::GenerateArgs;
+pub use keys::KeysCommand;
 
 use crate::config::{
     self, ConfigArgs, DatabaseArgs, EditorArgs, EvalArgs, ModelArgs, ServeArgs, TracingArgs, TrainArgs, values,
@@ -65,6 +69,13 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// Replay the log and check every digest and hash; names the first row that does not fit
     Verify(VerifyArgs),
+    /// Copy the log to a new file, also while a server writes to it
+    Backup(BackupArgs),
+    /// Make a backup the log, where there is none
+    Restore(RestoreArgs),
+    /// Make keys for callers of the service
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Print the description of the HTTP interface (OpenAPI, JSON)
     Openapi,
     /// Ask a running server whether it is ready; the exit status says it too

@@ -17,7 +17,9 @@ fn taking_back_happens_on_a_server_or_here() {
         Command::Edits(EditsCommand::Revert(args)) => args.place.place(),
         other => panic!("{other:?}"),
     };
-    assert!(matches!(place(&["--server", "http://a:1/"]), Ok(Place::Server(server)) if server == "http://a:1"));
+    assert!(
+        matches!(place(&["--server", "http://a:1/"]), Ok(Place::Server { address, key: None }) if address == "http://a:1")
+    );
     assert!(matches!(place(&["--model", "m", "--editor", "e"]), Ok(Place::Here { .. })));
     let error = place(&["--model", "m"]).unwrap_err().to_string();
     assert!(error.contains("--editor is missing") && error.contains("--server"), "{error}");

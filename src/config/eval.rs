@@ -28,6 +28,10 @@ pub struct EvalWhat {
     #[arg(long, env = "AMEND_DATA", value_name = "FILE", required = true, value_delimiter = ',')]
     pub data: Vec<PathBuf>,
 
+    /// Leave out records that lack a text, as zsRE has some without an answer, instead of refusing the file
+    #[arg(long, env = "AMEND_SKIP_INCOMPLETE")]
+    pub skip_incomplete: bool,
+
     /// How many records
     #[arg(long, env = "AMEND_RECORDS", value_name = "N", default_value = "500")]
     pub records: NonZeroUsize,

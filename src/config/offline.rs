@@ -14,6 +14,10 @@ pub struct PlaceArgs {
     #[arg(long, env = "AMEND_SERVER", value_name = "URL", value_parser = values::server)]
     pub server: Option<String>,
 
+    /// The key that the server asks for (`amend keys new`); default: none
+    #[arg(long, env = "AMEND_API_KEY", value_name = "KEY", hide_env_values = true, value_parser = values::api_key)]
+    pub api_key: Option<String>,
+
     /// GGUF file or Hugging Face folder; required without --server
     #[arg(long, env = "AMEND_MODEL", value_name = "PATH")]
     pub model: Option<PathBuf>,
@@ -32,8 +36,8 @@ pub struct PlaceArgs {
 /// Where a command does its work, decided.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// On the server with this address (`http://...`, no slash at the end).
-    Server(String),
+    /// On the server with this address (`http://...`, no slash at the end), by this key.
+    Server { address: String, key: Option<String> },
     /// In this process.
     Here { model: ModelArgs, editor: EditorArgs, database: DatabaseArgs },
 }
@@ -42,7 +46,7 @@ impl PlaceArgs {
     /// The place; the error names the options that are missing.
     pub fn place(self) -> anyhow::Result<Place> {
         match (self.server, self.model, self.editor) {
-            (Some(server), _, _) => Ok(Place::Server(server)),
+            (Some(address), _, _) => Ok(Place::Server { address, key: self.api_key }),
             (None, Some(model), Some(editor)) => Ok(Place::Here {
                 model: ModelArgs { model, compute: self.compute },
                 editor: EditorArgs { editor },

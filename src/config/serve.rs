@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::{ArgAction, Args};
+use ipnet::IpNet;
 
 use super::{DatabaseArgs, EditorArgs, ModelArgs, values};
 
@@ -34,9 +35,32 @@ pub struct ServeArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "HTTP")]
 pub struct HttpArgs {
-    /// Address and port to listen on; there is no authentication, so keep it on loopback or behind a proxy
+    /// Address and port to listen on; without --keys, a loopback address
     #[arg(long, env = "AMEND_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+
+    /// File of the keys that callers must have (`amend keys new`), read again at SIGHUP; default: no keys are needed, and
+    /// only this machine is listened to
+    #[arg(long, env = "AMEND_KEYS", value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+
+    /// Serve on an address that other machines can reach, and do what anyone who reaches it asks
+    #[arg(long, env = "AMEND_ALLOW_UNAUTHENTICATED")]
+    pub allow_unauthenticated: bool,
+
+    /// Most requests a minute of each key on the routes of a scope, such as edit=60, of which a minute's worth may come at
+    /// once; above it the answer is 429; repeat it for other scopes; without keys all callers count as one; default: no limit
+    #[arg(long, env = "AMEND_RATE_LIMIT", value_name = "SCOPE=N", value_delimiter = ',', value_parser = values::rate_limit)]
+    pub rate_limit: Vec<values::RateLimit>,
+
+    /// Addresses or networks of proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8; default: none
+    #[arg(long, env = "AMEND_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
+    #[arg(value_parser = values::network)]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// Write the bodies of requests, with all prompts and targets, to the log on standard error
+    #[arg(long, env = "AMEND_LOG_PROMPTS")]
+    pub log_prompts: bool,
 
     /// Largest request body, bytes; above it the answer is 413
     #[arg(long, env = "AMEND_BODY_LIMIT", value_name = "BYTES", default_value = "2000000")]
@@ -45,6 +69,19 @@ pub struct HttpArgs {
     /// Longest time until the head of an answer, seconds; streams may last longer
     #[arg(long, env = "AMEND_REQUEST_TIMEOUT", value_name = "SECONDS", default_value = "120")]
     pub request_timeout: NonZeroU64,
+
+    /// Most connections that are served at the same time; above it the answer is 503, but for /livez
+    #[arg(long, env = "AMEND_MAX_CONNECTIONS", value_name = "N", default_value = "1024")]
+    pub max_connections: NonZeroUsize,
+
+    /// Longest time until the head of a connection's next request is there, seconds; a connection that asks nothing for so
+    /// long is closed
+    #[arg(long, env = "AMEND_HEADER_TIMEOUT", value_name = "SECONDS", default_value = "30")]
+    pub header_timeout: NonZeroU64,
+
+    /// Most generations that are streamed at the same time; above it the answer is 429
+    #[arg(long, env = "AMEND_MAX_STREAMS", value_name = "N", default_value = "256")]
+    pub max_streams: NonZeroUsize,
 
     /// How long requests may finish after SIGTERM or SIGINT, seconds
     #[arg(long, env = "AMEND_DRAIN_SECONDS", value_name = "SECONDS", default_value = "30")]
@@ -110,6 +147,12 @@ pub struct WriterArgs {
     #[arg(long, env = "AMEND_RECHECK_IDLE", value_name = "SECONDS", default_value = "10")]
     #[arg(value_parser = values::seconds)]
     pub recheck_idle: Duration,
+
+    /// How much edits yield to generation where both compute, 0 to 19 as nice(1) has it: the more, the steadier running
+    /// streams, and the longer an edit beside them; on Linux only
+    #[arg(long, env = "AMEND_EDIT_NICENESS", value_name = "N", default_value = "5")]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=19))]
+    pub edit_niceness: u8,
 
     /// Versions, beside the newest and the base, whose weights stay in memory; others are rebuilt when asked for
     #[arg(long, env = "AMEND_RESIDENT_VERSIONS", value_name = "N", default_value = "4")]
@@ -196,6 +239,14 @@ pub struct EngineArgs {
     /// Most tokens that a request may ask for
     #[arg(long, env = "AMEND_MAX_TOKENS_LIMIT", value_name = "N", default_value = "4096")]
     pub max_tokens_limit: NonZeroUsize,
+
+    /// Most stop strings of a request
+    #[arg(long, env = "AMEND_MAX_STOP_STRINGS", value_name = "N", default_value = "16")]
+    pub max_stop_strings: usize,
+
+    /// Most bytes of a stop string
+    #[arg(long, env = "AMEND_MAX_STOP_BYTES", value_name = "BYTES", default_value = "256")]
+    pub max_stop_bytes: NonZeroUsize,
 
     /// Most tokens of a prompt with one continuation to score, at least 2; such a text is read in one turn, so this
     /// bounds memory and how long the others wait

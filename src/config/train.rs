@@ -38,6 +38,10 @@ pub struct TrainFiles {
     #[arg(long, env = "AMEND_VALIDATION", value_name = "FILE")]
     pub validation: PathBuf,
 
+    /// Leave out records that lack a text, as zsRE has some without an answer, instead of refusing the file
+    #[arg(long, env = "AMEND_SKIP_INCOMPLETE")]
+    pub skip_incomplete: bool,
+
     /// Running text (UTF-8) for locality, of models that continue texts; default: none, and the mix does without it
     #[arg(long, env = "AMEND_RUNNING_TEXT", value_name = "FILE")]
     pub running_text: Option<PathBuf>,
@@ -91,6 +95,12 @@ pub struct Recipe {
     #[arg(long, env = "AMEND_WHITENING", value_name = "W", default_value = "0.001")]
     #[arg(value_parser = values::share)]
     pub whitening: f64,
+
+    /// Weight in the whitening of what tells a prompt and its paraphrase apart, beside 1 for the inputs that the matrices
+    /// commonly see; 0: left out
+    #[arg(long, env = "AMEND_WHITENING_PARAPHRASES", value_name = "W", default_value = "0")]
+    #[arg(value_parser = values::share)]
+    pub whitening_paraphrases: f64,
 
     /// What each matrix's own step size starts at; below 0 it goes down the gradient
     #[arg(long, env = "AMEND_INITIAL_STEP_SIZE", value_name = "RATE", default_value = "-0.001")]

@@ -1,6 +1,10 @@
 //! Parsers of values that have limits, and the values that are more than a number.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, num::NonZeroU32, str::FromStr, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::keys::Scope;
 
 /// A probability: 0 to 1.
 pub fn probability(text: &str) -> Result<f32, String> {
@@ -66,9 +70,42 @@ pub fn actor(text: &str) -> Result<String, String> {
     Err(format!("a name of 1 to 128 visible ASCII characters is needed; {} bytes were given", text.len()))
 }
 
+/// What stands in a header after `Bearer`: visible ASCII characters.
+pub fn api_key(text: &str) -> Result<String, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    Err("a key is made of visible ASCII characters".to_owned())
+}
+
 /// Seconds: 0 or more, not more than a year.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     number(text, "from 0 to 31536000", |value: f64| (0.0..=31_536_000.0).contains(&value)).map(Duration::from_secs_f64)
+}
+
+/// A network, or an address as the network of it alone.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    let address = |_| text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(address).map_err(|_| "an address or a network such as 10.0.0.0/8 is needed".to_owned())
+}
+
+/// Most requests a minute of each key on the routes of a scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    pub scope: Scope,
+    pub per_minute: NonZeroU32,
+}
+
+/// `SCOPE=N`.
+pub fn rate_limit(text: &str) -> Result<RateLimit, String> {
+    let (scope, number) = text.split_once('=').ok_or_else(|| format!("{text:?} is not SCOPE=N"))?;
+    // A key with the scope admin is counted where it is used.
+    let limited = || Scope::ALL.into_iter().filter(|scope| *scope != Scope::Admin);
+    let scope = limited().find(|known| known.name() == scope).ok_or_else(|| {
+        format!("{scope:?} is none of the scopes {}", limited().map(Scope::name).collect::<Vec<_>>().join(", "))
+    })?;
+    let per_minute = number.parse().map_err(|error| format!("{error}; a whole number of at least 1 is needed"))?;
+    Ok(RateLimit { scope, per_minute })
 }
 
 /// What is done about something that a check has found.
@@ -171,6 +208,19 @@ mod tests {
         assert!("neighbor=1".parse::<LocalityMix>().unwrap_err().contains("neighbour, other, text"));
         assert!("other=-1".parse::<LocalityMix>().unwrap_err().contains("other: a number 0 or more"));
         assert!("text=0".parse::<LocalityMix>().is_err());
+    }
+
+    #[test]
+    fn networks_and_rates_say_what_they_should_be() {
+        assert_eq!(network("10.0.0.0/8"), Ok("10.0.0.0/8".parse().unwrap()));
+        assert_eq!(network("::1"), Ok("::1/128".parse().unwrap()));
+        assert!(network("proxy.example").unwrap_err().contains("10.0.0.0/8"));
+        let sixty = NonZeroU32::new(60).unwrap();
+        assert_eq!(rate_limit("edit=60"), Ok(RateLimit { scope: Scope::Edit, per_minute: sixty }));
+        for (bad, said) in [("edit", "SCOPE=N"), ("root=1", "read, generate, edit, metrics"), ("edit=0", "at least 1")]
+        {
+            assert!(rate_limit(bad).unwrap_err().contains(said), "{bad}");
+        }
     }
 
     #[test]

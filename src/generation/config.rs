@@ -21,6 +21,10 @@ pub struct GenerateConfig {
     /// The most tokens of a prompt with a continuation to score, where the context allows as many. Such a passage is
     /// read in one turn, so this bounds how long the others wait and how much memory it takes.
     pub score_tokens: usize,
+    /// The most stop strings of a request.
+    pub max_stops: usize,
+    /// The longest stop string, bytes.
+    pub max_stop_bytes: usize,
 }
 
 impl Default for GenerateConfig {
@@ -33,6 +37,8 @@ impl Default for GenerateConfig {
             default_max_tokens: 64,
             max_tokens: 4096,
             score_tokens: 2048,
+            max_stops: 16,
+            max_stop_bytes: 256,
         }
     }
 }

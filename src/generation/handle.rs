@@ -24,7 +24,7 @@ use super::{
     },
     stream::{GenerateStream, Output, expect_event, started, unexpected},
 };
-use crate::{model::measure::TargetScore, telemetry::Metrics};
+use crate::{model::measure::TargetScore, telemetry::Metrics, threads};
 
 /// How long a stopped engine may take to finish the turn it is in.
 const LAST_TURN: Duration = Duration::from_secs(10);
@@ -72,10 +72,9 @@ impl GenerateHandle {
             let _ended = life.ended.clone().drop_guard();
             engine::run(decoder.as_ref(), &incoming, chunk, &life, &metrics);
         };
-        thread::Builder::new()
-            .name("amend-engine".into())
-            .spawn(engine)
-            .map_err(|error| GenerateError::Internal(format!("the engine thread can not be started: {error}")))?;
+        let failed = |error| GenerateError::Internal(format!("the engine's threads can not be started: {error}"));
+        let pool = threads::pool("amend-tokens", None, 0).map_err(failed)?;
+        thread::Builder::new().name("amend-engine".into()).spawn(move || pool.install(engine)).map_err(failed)?;
         tokio::spawn(Arc::new(dispatcher).run());
         Ok(Self(Arc::new(inner)))
     }

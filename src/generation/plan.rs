@@ -38,7 +38,7 @@ impl Plan {
     pub fn new(request: GenerateRequest, text: &dyn Text, config: &GenerateConfig) -> Result<Self, GenerateError> {
         writes(text)?;
         let sampler = SamplerSettings::new(&request)?;
-        check_stops(&request.stop)?;
+        check_stops(&request.stop, config.max_stops, config.max_stop_bytes)?;
         check_range("max_tokens", request.max_tokens, 1, config.max_tokens)?;
         check_range("logprobs", request.logprobs, 0, MAX_LOGPROBS)?;
         check_range("n", request.n, 1, config.max_sequences)?;

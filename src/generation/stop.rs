@@ -2,21 +2,16 @@
 
 use super::error::GenerateError;
 
-/// The most stop strings that a request may name.
-const MAX_STOPS: usize = 16;
-/// The longest stop string, bytes.
-const MAX_STOP_BYTES: usize = 256;
-
-/// Refuses lists and strings over the limits, with the numbers.
-pub(super) fn check_stops(stops: &[String]) -> Result<(), GenerateError> {
-    if stops.len() > MAX_STOPS {
-        let message = format!("must be at most {MAX_STOPS} strings. Given: {}", stops.len());
+/// Refuses lists of more than `most` strings, and strings of more than `bytes`, with the numbers.
+pub(super) fn check_stops(stops: &[String], most: usize, bytes: usize) -> Result<(), GenerateError> {
+    if stops.len() > most {
+        let message = format!("must be at most {most} strings. Given: {}", stops.len());
         return Err(GenerateError::invalid("stop", message));
     }
-    match stops.iter().enumerate().find(|(_, stop)| !(1..=MAX_STOP_BYTES).contains(&stop.len())) {
+    match stops.iter().enumerate().find(|(_, stop)| !(1..=bytes).contains(&stop.len())) {
         Some((i, stop)) => Err(GenerateError::invalid(
             &format!("stop[{i}]"),
-            format!("must be 1 to {MAX_STOP_BYTES} bytes. Given: {}", stop.len()),
+            format!("must be 1 to {bytes} bytes. Given: {}", stop.len()),
         )),
         None => Ok(()),
     }
@@ -135,13 +130,13 @@ mod tests {
 
     #[test]
     fn limits_are_refused_with_numbers() {
-        assert_eq!(check_stops(&strings(&["a"; 16])), Ok(()));
-        let error = check_stops(&strings(&["a"; 17])).unwrap_err();
+        assert_eq!(check_stops(&strings(&["a"; 16]), 16, 256), Ok(()));
+        let error = check_stops(&strings(&["a"; 17]), 16, 256).unwrap_err();
         assert_eq!(error.to_string(), "stop: must be at most 16 strings. Given: 17");
-        let error = check_stops(&strings(&["a", ""])).unwrap_err();
+        let error = check_stops(&strings(&["a", ""]), 16, 256).unwrap_err();
         assert_eq!(error.to_string(), "stop[1]: must be 1 to 256 bytes. Given: 0");
-        assert!(check_stops(&["x".repeat(256)]).is_ok());
-        assert!(check_stops(&["x".repeat(257)]).is_err());
+        assert!(check_stops(&["x".repeat(256)], 16, 256).is_ok());
+        assert!(check_stops(&["x".repeat(257)], 16, 256).is_err());
     }
 
     proptest! {

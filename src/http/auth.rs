@@ -1,12 +1,12 @@
-//! Who asks. For now a client names itself in `x-amend-actor` and is believed; keys that prove it come later, and this
-//! is the one place that they change.
+//! Whom the log names for a change: where keys are needed, the key's name; elsewhere a client names itself in
+//! `x-amend-actor` and is believed.
 
 use axum::{
     extract::FromRequestParts,
     http::{HeaderName, request::Parts},
 };
 
-use super::{error::Problem, headers};
+use super::{access::Caller, error::Problem, headers};
 
 const ACTOR: HeaderName = HeaderName::from_static("x-amend-actor");
 /// Longest name, characters.
@@ -20,6 +20,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let named = headers::visible(&parts.headers, &ACTOR, ACTOR_MAX)?;
-        Ok(Self(named.unwrap_or_else(|| "anonymous".to_owned())))
+        // Who has a key is who the key says, whatever the request says.
+        let proved = parts.extensions.get::<Caller>().map(|caller| caller.0.clone());
+        Ok(Self(proved.or(named).unwrap_or_else(|| "anonymous".to_owned())))
     }
 }

@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use axum::{
     Router,
     extract::{Request, State},
-    middleware::from_fn,
+    http::{HeaderValue, header},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -13,7 +14,8 @@ use tower::ServiceExt;
 
 use super::{
     error::{Code, Problem},
-    health, middleware, openai,
+    hardening, health, middleware, openai,
+    peer::Proxies,
     readiness::Readiness,
 };
 
@@ -35,7 +37,8 @@ impl Doors {
             .fallback(refuse)
             .method_not_allowed_fallback(refuse)
             .layer(from_fn(openai::envelope::rewrite))
-            .layer(from_fn(middleware::identify))
+            .layer(from_fn_with_state(Proxies::default(), middleware::identify))
+            .layer(from_fn(hardening::harden))
             .with_state(readiness);
         Self(Arc::new(Inner { starting, service: OnceLock::new() }))
     }
@@ -50,6 +53,28 @@ impl Doors {
         let first = self.0.service.set(service).is_ok();
         debug_assert!(first, "doors open once");
     }
+}
+
+/// What connections above the limit are given: `/livez` is answered, so that nobody takes a crowd for a process that hangs,
+/// and everything else is refused. Either way the connection ends with the answer.
+pub fn crowded(connections: usize) -> Router {
+    let refuse = move || async move {
+        let detail = format!("{connections} connections are open, the most that are served at the same time");
+        Problem::new(Code::TooManyConnections, detail).with("limit", connections)
+    };
+    Router::new()
+        .route("/livez", get(health::livez))
+        .fallback(refuse)
+        .layer(from_fn(openai::envelope::rewrite))
+        .layer(from_fn_with_state(Proxies::default(), middleware::identify))
+        .layer(from_fn(hardening::harden))
+        .layer(from_fn(close_after))
+}
+
+async fn close_after(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 async fn enter(State(doors): State<Doors>, request: Request) -> Response {

@@ -61,6 +61,12 @@ codes! {
         "limit must be from 1 to 200. Given: 500";
     InvalidHeader "invalid_header" BAD_REQUEST "A header is not valid"
         "idempotency-key must be 1 to 255 visible ASCII characters. Given: 300";
+    Unauthenticated "unauthenticated" UNAUTHORIZED "A key is needed"
+        "a key with the scope edit is needed, as the header authorization: Bearer KEY";
+    InsufficientScope "insufficient_scope" FORBIDDEN "The key may not do this"
+        "the key \"ci\" has the scopes read; edit is needed";
+    HostNotAllowed "host_not_allowed" MISDIRECTED_REQUEST "The service does not answer to this name"
+        "without keys the service answers to the names of this machine alone (localhost, 127.0.0.1, [::1]). Given: \"example.org\"";
     NotFound "not_found" NOT_FOUND "There is no such route"
         "no route for /edit";
     UnknownEdit "unknown_edit" NOT_FOUND "There is no such edit"
@@ -72,7 +78,7 @@ codes! {
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The route does not take this method"
         "PUT is not allowed on /edits";
     RequestTimeout "request_timeout" REQUEST_TIMEOUT "The request took too long"
-        "no answer within 120 s; an edit that was already admitted goes on";
+        "no answer within 120 s; what still waited is dropped, an edit that was being made goes on";
     VersionConflict "version_conflict" CONFLICT "The newest version is not the expected one"
         "expected version 6, but the newest is 7";
     EditNotActive "edit_not_active" CONFLICT "The edit is not active"
@@ -108,12 +114,18 @@ codes! {
         "idempotency key \"7f1c\" was used for a different request";
     QueueFull "queue_full" TOO_MANY_REQUESTS "The queue is full"
         "the edit queue is full: 64 requests are waiting; try again in 2 s";
+    TooManyStreams "too_many_streams" TOO_MANY_REQUESTS "Too many generations are being streamed"
+        "256 generations are being streamed, the most at the same time";
+    RateLimited "rate_limited" TOO_MANY_REQUESTS "The key was used too often"
+        "edit is limited to 60 requests a minute for the key \"ci\"; try again in 1 s";
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong in the service"
         "the service failed; its log has the cause under this answer's x-request-id";
     EditFailed "edit_failed" INTERNAL_SERVER_ERROR "Computing the edit failed"
         "edit 01890a5d-ac96-774b-bcce-b302099a8057 failed: the update is not finite";
     LogDamaged "log_damaged" INTERNAL_SERVER_ERROR "The log is damaged"
         "the log is damaged: entries row 17: the hash does not fit";
+    TooManyConnections "too_many_connections" SERVICE_UNAVAILABLE "Too many connections are open"
+        "1024 connections are open, the most that are served at the same time";
     NotReady "not_ready" SERVICE_UNAVAILABLE "The service is not ready"
         "the model is being loaded or the log replayed";
     Draining "draining" SERVICE_UNAVAILABLE "The service is shutting down"
@@ -205,6 +217,9 @@ impl IntoResponse for Problem {
         let mut response = (self.code.status(), content_type, self.body().to_string()).into_response();
         if let Some(after) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, after.as_secs().max(1).into());
+        }
+        if self.code.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"amend\""));
         }
         // For routes whose errors have another form.
         response.extensions_mut().insert(self);

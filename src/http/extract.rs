@@ -64,6 +64,9 @@ impl FromRequest<AppState> for JsonValue {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         check_media_type(request.headers())?;
         let bytes = read(request, state.limits.body_bytes).await?;
+        if state.log_bodies {
+            tracing::info!(body = %String::from_utf8_lossy(&bytes), "asked");
+        }
         serde_json::from_slice(&bytes).map(Self).map_err(|error| Problem::new(Code::MalformedJson, error.to_string()))
     }
 }

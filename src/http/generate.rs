@@ -16,7 +16,7 @@ use super::{
 use crate::generation::{GenerateRequest, GenerateResponse};
 
 problems!(GenerateProblems: MalformedJson, MalformedBody, UnknownVersion, RequestTimeout, ModelIsClassifier, PayloadTooLarge,
-    UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, NotReady, Draining);
+    UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, TooManyStreams, NotReady, Draining);
 
 /// Continue a text, or answer one
 ///
@@ -56,7 +56,8 @@ pub(super) async fn generate(
         return Err(Problem::new(Code::InvalidRequest, detail).with("field", "compare_to"));
     }
     let n = request.n.unwrap_or(1);
-    Ok(sse::response(app.generates.stream(request).await?, n))
+    let place = app.streams.take()?;
+    Ok(sse::response(place, app.generates.stream(request).await?, n))
 }
 
 /// The schemas that only events have.

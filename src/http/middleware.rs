@@ -11,7 +11,10 @@ use axum::{
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::error::{Code, PROBLEM_JSON, Problem};
+use super::{
+    error::{Code, PROBLEM_JSON, Problem},
+    peer::Proxies,
+};
 use crate::panics;
 
 /// Names a request in logs and in its answer.
@@ -19,9 +22,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that is taken over from a client.
 const REQUEST_ID_MAX: usize = 128;
 
-/// Gives the request an id, the client's own if it is presentable, and a span. The span says what was asked for, never
-/// what it contained.
-pub(super) async fn identify(mut request: Request, next: Next) -> Response {
+/// Gives the request an id, the client's own if it is presentable, and a span. The span says what was asked for and from
+/// where, never what it contained.
+pub(super) async fn identify(State(proxies): State<Proxies>, mut request: Request, next: Next) -> Response {
     let own = request.headers().get(&REQUEST_ID).filter(|id| presentable(id)).cloned();
     let id = own.unwrap_or_else(fresh_id);
     request.headers_mut().insert(REQUEST_ID, id.clone());
@@ -30,6 +33,7 @@ pub(super) async fn identify(mut request: Request, next: Next) -> Response {
         method = %request.method(),
         route = route(&request),
         id = id.to_str().unwrap_or_default(),
+        client = proxies.client(&request).map(tracing::field::display),
         status = tracing::field::Empty,
     );
     let mut response = next.run(request).instrument(span.clone()).await;
@@ -58,7 +62,9 @@ pub(super) async fn time_limit(State(limit): State<Duration>, request: Request, 
         Ok(response) => response,
         Err(_) => {
             let seconds = limit.as_secs_f64();
-            let detail = format!("no answer within {seconds} s; an edit that was already admitted goes on");
+            let detail = format!(
+                "no answer within {seconds} s; what still waited is dropped, an edit that was being made goes on"
+            );
             Problem::new(Code::RequestTimeout, detail).with("limit_seconds", seconds).into_response()
         }
     }

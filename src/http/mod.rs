@@ -2,18 +2,21 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `router` | the table of routes and the layers around it |
+//! | `router`, `table` | the table of routes and the layers around it |
+//! | `access`, `rates`, `peer`, `hardening` | who is admitted to which route, how often, from where; headers for browsers |
 //! | `edits/`, `versions`, `generate`, `score`, `classify`, `health`, `holding`, `info`, `docs` | the nouns |
 //! | `openai/` | the routes that OpenAI's clients know, with their errors |
 //! | [`error`] | the code table: stable code, status, title |
 //! | `refusal` | which code the errors of the other rooms become |
 //! | `doors`, `readiness` | the routes before the service is ready, and whether it is |
 //! | `extract`, `headers`, `paging`, `idempotency`, `auth` | what a request says, checked |
+//! | `serve`, `streams` | how many connections and streams there may be at once |
 //! | `middleware`, `measure` | request ids, time limit, metrics to the end of the body |
 //! | `handles/` | the real writer and engine behind the traits of [`state`] |
 //!
 //! This room asks the others only through the traits in [`state`], so its tests stand doubles in their place.
 
+mod access;
 mod auth;
 mod classify;
 mod docs;
@@ -23,6 +26,7 @@ pub mod error;
 mod extract;
 mod generate;
 mod handles;
+mod hardening;
 mod headers;
 mod health;
 mod holding;
@@ -33,6 +37,8 @@ mod middleware;
 mod openai;
 mod openapi;
 mod paging;
+mod peer;
+mod rates;
 mod readiness;
 mod refusal;
 mod router;
@@ -40,15 +46,21 @@ mod score;
 mod serve;
 mod sse;
 pub mod state;
+mod streams;
 mod strict;
+mod table;
 #[cfg(test)]
 mod tests;
 mod versions;
 
-pub use doors::Doors;
+pub use access::{Admits, Gate};
+pub use doors::{Doors, crowded};
 pub use info::{EditorInfo, MatrixInfo, ModelInfo, ServiceInfo, ServiceLimits};
 pub use openapi::document;
+pub use peer::Proxies;
+pub use rates::RateLimits;
 pub use readiness::{Phase, Readiness};
 pub use router::router;
-pub use serve::serve;
+pub use serve::{ConnectionLimits, serve};
 pub use state::{AppState, Edits, Generates, HttpLimits, Streaming, Submitted};
+pub use streams::Streams;

@@ -28,7 +28,7 @@ pub(super) fn frame() -> utoipa::openapi::OpenApi {
 
 /// The OpenAPI document of this service.
 pub fn document() -> utoipa::openapi::OpenApi {
-    router::table().into_openapi()
+    router::table().into_parts().1
 }
 
 /// Examples that several routes show.

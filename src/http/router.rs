@@ -7,47 +7,55 @@ use axum::{
     routing::get,
 };
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::routes;
 
 use super::{
+    access::{self, Access},
     classify, docs, edits,
     error::{Code, Problem},
-    generate, health, holding, info, measure, middleware, openai, openapi, score,
+    generate, hardening, health, holding, info, measure, middleware, openai, score,
     state::AppState,
+    table::Table,
     versions,
 };
+use crate::keys::Scope;
 
-/// Every documented route, with its documentation.
-pub(super) fn table() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(openapi::frame())
-        .routes(routes!(edits::submit::submit, edits::read::list))
-        .routes(routes!(edits::read::show, edits::take_back::take_back))
-        .routes(routes!(versions::rollback))
-        .routes(routes!(versions::list))
-        .routes(routes!(versions::show))
-        .routes(routes!(versions::diff))
-        .routes(routes!(generate::generate))
-        .routes(routes!(score::score))
-        .routes(routes!(classify::classify))
-        .routes(routes!(openai::completions::complete))
-        .routes(routes!(openai::chat::chat))
-        .routes(routes!(openai::models::list))
-        .routes(routes!(openai::models::show))
-        .routes(routes!(health::livez))
-        .routes(routes!(health::readyz))
-        .routes(routes!(health::metrics))
-        .routes(routes!(holding::edits))
-        .routes(routes!(info::info))
-        .routes(routes!(docs::docs))
-        .routes(routes!(docs::document))
+/// Every route, what it asks of its callers, and its documentation.
+pub(super) fn table() -> Table {
+    use Access::{Needs, Open};
+    Table::new()
+        .routes(Needs(Scope::Edit), routes!(edits::submit::submit))
+        .routes(Needs(Scope::Read), routes!(edits::read::list))
+        .routes(Needs(Scope::Read), routes!(edits::read::show))
+        .routes(Needs(Scope::Edit), routes!(edits::take_back::take_back))
+        .routes(Needs(Scope::Edit), routes!(versions::rollback))
+        .routes(Needs(Scope::Read), routes!(versions::list))
+        .routes(Needs(Scope::Read), routes!(versions::show))
+        .routes(Needs(Scope::Read), routes!(versions::diff))
+        .routes(Needs(Scope::Generate), routes!(generate::generate))
+        .routes(Needs(Scope::Generate), routes!(score::score))
+        .routes(Needs(Scope::Generate), routes!(classify::classify))
+        .routes(Needs(Scope::Generate), routes!(openai::completions::complete))
+        .routes(Needs(Scope::Generate), routes!(openai::chat::chat))
+        .routes(Needs(Scope::Generate), routes!(openai::models::list))
+        .routes(Needs(Scope::Generate), routes!(openai::models::show))
+        // Probes have no keys, and learn no more than that the service is there.
+        .routes(Open, routes!(health::livez))
+        .routes(Open, routes!(health::readyz))
+        .routes(Needs(Scope::Metrics), routes!(health::metrics))
+        .routes(Needs(Scope::Read), routes!(holding::edits))
+        .routes(Needs(Scope::Read), routes!(info::info))
+        // What anyone can read in the source.
+        .routes(Open, routes!(docs::docs))
+        .routes(Open, routes!(docs::document))
+        .undocumented(Open, "/docs/", get(docs::page))
+        .undocumented(Open, "/docs/{*name}", get(docs::asset))
 }
 
 /// The service.
 pub fn router(state: AppState) -> Router {
-    let (routes, _) = table().split_for_parts();
+    let (routes, _) = table().into_parts();
     routes
-        .route("/docs/", get(docs::page))
-        .route("/docs/{*name}", get(docs::asset))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         // The last layer is the outermost: metrics count what all others answer.
@@ -55,7 +63,9 @@ pub fn router(state: AppState) -> Router {
         .layer(from_fn_with_state(state.limits.request_time, middleware::time_limit))
         .layer(from_fn(middleware::only_problems))
         .layer(from_fn(openai::envelope::rewrite))
-        .layer(from_fn(middleware::identify))
+        .layer(from_fn_with_state(state.gate.clone(), access::hand_gate))
+        .layer(from_fn_with_state(state.proxies.clone(), middleware::identify))
+        .layer(from_fn(hardening::harden))
         .layer(from_fn_with_state(state.metrics.clone(), measure::measure))
         .with_state(state)
 }

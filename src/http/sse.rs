@@ -17,7 +17,7 @@ use futures::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{error::Problem, headers::AMEND_VERSION, state::Streaming};
+use super::{error::Problem, headers::AMEND_VERSION, state::Streaming, streams::StreamPlace};
 use crate::generation::{FinishReason, GenerateError, GenerateEvent, TokenLogprob, Usage};
 
 /// How long a stream may be silent before a comment keeps proxies from closing it.
@@ -59,13 +59,14 @@ pub(super) struct DoneEvent {
 }
 
 /// A generation of `n` texts as a response that ends with it.
-pub(super) fn response(streaming: Streaming, n: usize) -> Response {
+pub(super) fn response(place: StreamPlace, streaming: Streaming, n: usize) -> Response {
     let relay = Relay { source: streaming.events, several: n > 1, finish_reason: None };
-    respond(streaming.version, events(relay))
+    respond(place, streaming.version, events(relay))
 }
 
-/// A stream of events as a response.
+/// A stream of events as a response, which has its place until it ends.
 pub(super) fn respond(
+    place: StreamPlace,
     version: u64,
     events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
 ) -> Response {
@@ -74,6 +75,10 @@ pub(super) fn respond(
         (ACCEL_BUFFERING, HeaderValue::from_static("no")),
         (AMEND_VERSION, version.into()),
     ];
+    let events = events.map(move |event| {
+        let _until_the_last = &place;
+        event
+    });
     (headers, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
 }
 

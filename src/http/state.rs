@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::{future::BoxFuture, stream::BoxStream};
 use uuid::Uuid;
 
-use super::{info::ServiceInfo, readiness::Readiness};
+use super::{access::Gate, info::ServiceInfo, peer::Proxies, readiness::Readiness, streams::Streams};
 use crate::{
     edit_log::EditLog,
     generation::{
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// An admitted submission. Dropping it does not cancel the edits; it detaches from them.
+/// An admitted submission. Dropping it drops the edits too, unless they are detached or being made already.
 pub struct Submitted {
     /// The ids given to the edits, in the order they were asked for.
     pub ids: Vec<Uuid>,
@@ -97,4 +97,11 @@ pub struct AppState {
     pub info: Arc<ServiceInfo>,
     pub readiness: Readiness,
     pub limits: HttpLimits,
+    pub streams: Streams,
+    /// Who is admitted.
+    pub gate: Gate,
+    /// Whose word on where a request comes from is taken.
+    pub proxies: Proxies,
+    /// Whether the bodies of requests, with all their prompts and targets, are written to the operator's log.
+    pub log_bodies: bool,
 }

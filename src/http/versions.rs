@@ -212,7 +212,7 @@ pub(super) async fn diff(
     params(
         ("Idempotency-Key" = Option<String>, Header, description = "Names the request, so that it can be sent again: the answer recorded with the version that it made is then given again."),
         ("If-Match" = Option<String>, Header, description = "The newest version must be this one, in double quotes; the same as `expected_version`."),
-        ("x-amend-actor" = Option<String>, Header, description = "Who asks; 1 to 128 visible ASCII characters."),
+        ("x-amend-actor" = Option<String>, Header, description = "Who asks; 1 to 128 visible ASCII characters. Where keys are needed, the key's name counts instead."),
     ),
     request_body(content = RollbackRequest, example = json!({"to_version": 3})),
     responses(

@@ -20,7 +20,7 @@ const KL: &[f64] = &[0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
-    /// Edits by `outcome`: applied, dry_run, rejected, failed, invalid, shed.
+    /// Edits by `outcome`: applied, dry_run, rejected, failed, invalid, shed, cancelled.
     pub edits: IntCounterVec,
     /// Seconds of an edit by `phase`: queue, capture, editor, guard, commit, publish, total.
     pub edit_duration: HistogramVec,

@@ -29,6 +29,17 @@ pub struct Record {
 pub struct Dataset {
     pub records: Vec<Record>,
     pub digest: Digest,
+    /// Records of the files that are not among them, for they lack a text.
+    pub left_out: usize,
+}
+
+/// What becomes of a record that lacks a text: its prompt, its answer, its paraphrase, or its locality question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incomplete {
+    /// The file is refused.
+    Refused,
+    /// It is left out.
+    LeftOut,
 }
 
 /// Why data could not be read.
@@ -173,8 +184,9 @@ impl Record {
 }
 
 /// Reads files of records, one after another, for a model of this kind.
-pub fn load(paths: &[impl AsRef<Path>], kind: Kind) -> Result<Dataset, DataError> {
+pub fn load(paths: &[impl AsRef<Path>], kind: Kind, incomplete: Incomplete) -> Result<Dataset, DataError> {
     let mut records = Vec::new();
+    let mut left_out = 0;
     let mut digests = Vec::new();
     for path in paths {
         let file = path.as_ref().display().to_string();
@@ -190,11 +202,14 @@ pub fn load(paths: &[impl AsRef<Path>], kind: Kind) -> Result<Dataset, DataError
                 return Err(malformed(format!("it is an edit of {edits}, and the model is {kind}")));
             }
             let record = Record::from(raw);
-            record.check().map_err(|why| malformed(why.to_owned()))?;
-            records.push(record);
+            match record.check() {
+                Ok(()) => records.push(record),
+                Err(_) if incomplete == Incomplete::LeftOut => left_out += 1,
+                Err(why) => return Err(malformed(format!("{why} (--skip-incomplete leaves such records out)"))),
+            }
         }
     }
-    Ok(Dataset { records, digest: Digest::of_parts(digests.iter().map(<[u8; 32]>::as_slice)) })
+    Ok(Dataset { records, left_out, digest: Digest::of_parts(digests.iter().map(<[u8; 32]>::as_slice)) })
 }
 
 #[cfg(test)]
@@ -204,7 +219,7 @@ mod tests {
     fn load_text(text: &str, kind: Kind) -> Result<Dataset, DataError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), text).unwrap();
-        load(&[file.path()], kind)
+        load(&[file.path()], kind, Incomplete::Refused)
     }
 
     const FACTS: &str = r#"[{"prompt":"A is","target_new":"b","ground_truth":"c","rephrase_prompt":"Is A","locality_prompt":"D is",
@@ -262,6 +277,17 @@ mod tests {
         assert!(load_text("{}", Kind::Causal).is_err());
         let short = r#"[{"passage":"One","continuation":"two","locality":"a b"}]"#;
         let error = load_text(short, Kind::Causal).unwrap_err().to_string();
-        assert!(error.ends_with("record 0: the paraphrase is empty"), "{error}");
+        assert!(error.contains("record 0: the paraphrase is empty"), "{error}");
+    }
+
+    #[test]
+    fn records_without_an_answer_can_be_left_out() {
+        let text = FACTS.replace(r#""alt":"x""#, r#""alt":" ""#);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        let error = load(&[file.path()], Kind::Causal, Incomplete::Refused).unwrap_err().to_string();
+        assert!(error.contains("record 1: the target is empty"), "{error}");
+        let data = load(&[file.path()], Kind::Causal, Incomplete::LeftOut).unwrap();
+        assert_eq!((data.records.len(), data.left_out, data.records[0].target.as_str()), (1, 1, "b"));
     }
 }

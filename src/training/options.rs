@@ -26,6 +26,9 @@ pub struct Recipe {
     pub composition: CompositionKind,
     /// Ridge of the whitening as a share of the mean second moment; none for an editor without whitening.
     pub whitening: Option<f64>,
+    /// Weight in the whitening of what tells a record's prompt and paraphrase apart; 0 leaves it out.
+    #[serde(default)]
+    pub whitening_paraphrases: f64,
     /// What every matrix's own learning rate starts at. Below zero it goes down the gradient from the first step on; the
     /// reference starts at 1e-4 and leaves the sign to the network (config/alg/mend.yaml).
     pub initial_step_size: f64,
@@ -55,6 +58,7 @@ impl Default for Recipe {
             rank: 128,
             composition: CompositionKind::Joint,
             whitening: Some(0.001),
+            whitening_paraphrases: 0.0,
             initial_step_size: -1e-3,
             edits_per_step: 32,
             simultaneous: vec![1, 1, 4, 16, 64, 256],

@@ -6,9 +6,10 @@
 //! a pool they would queue for the one thread that rayon has for everybody. They live as long as the run, so that the
 //! allocator finds the memory that a thread freed a step ago.
 
-use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
+use rayon::{ThreadPool, prelude::*};
 
 use super::TrainingError;
+use crate::threads;
 
 /// Threads that share out lists of items.
 pub struct Workers {
@@ -18,11 +19,9 @@ pub struct Workers {
 impl Workers {
     /// Starts `threads` threads, at least one.
     pub fn new(threads: usize) -> Result<Self, TrainingError> {
-        let pool = ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
-        pool.map(|pool| Self { pool }).map_err(|error| TrainingError::Io {
-            what: format!("starting {threads} threads"),
-            source: std::io::Error::other(error),
-        })
+        let pool = threads::pool("amend-worker", Some(threads), 0);
+        let failed = |source| TrainingError::Io { what: format!("starting {threads} threads"), source };
+        pool.map(|pool| Self { pool }).map_err(failed)
     }
 
     /// How many there are.

@@ -27,7 +27,7 @@ use super::{
     run_state::{History, Origin, RunState, STATE, StepFigures},
     trainable::Trainable,
     validate::{Validation, Validator},
-    whitening,
+    whitening::{self, Shares, Sources},
 };
 use crate::{
     editor::{CompositionKind, folder::MANIFEST},
@@ -41,7 +41,7 @@ const WINDOWS: usize = 4000;
 const PART: usize = 8;
 /// Steps averaged in the history and the progress bar.
 const AVERAGE: u64 = 10;
-/// Records and windows of running text whose inputs the whitening is made of.
+/// Records and windows of running text whose inputs the whitening is made of, and records whose wordings are compared.
 const WHITENING_TEXTS: usize = 1500;
 
 /// What a run needs from outside.
@@ -121,7 +121,10 @@ impl<'a> Trainer<'a> {
         let count = options.validation_records.min(validation.len());
         let mut trainable = Trainable::new(inputs.model.editable(), recipe)?;
         if let Some(ridge) = recipe.whitening.filter(|_| !options.resume) {
-            trainable.whiten(whitening::whitening(inputs.model, &states, &still, ridge, &workers)?);
+            let shares = Shares { ridge, paraphrases: recipe.whitening_paraphrases };
+            let compared: Vec<usize> = (0..train.len().min(WHITENING_TEXTS)).collect();
+            let sources = Sources { still: &still, records: &compared };
+            trainable.whiten(whitening::whitening(inputs.model, &states, &sources, shares, &workers)?);
         }
         let mut adam = Adam::new(trainable.variables(recipe.learning_rate, recipe.lr_scale_rate));
         let run = match options.resume {

@@ -7,6 +7,9 @@ use super::{CanaryText, Guard, Policy, WriterError, guard::Limits};
 /// Active edits that the guard scores again, unless told otherwise.
 const GUARD_SAMPLE: usize = 8;
 
+/// What a token gains and an edit loses where both compute, unless told otherwise (`bench/RESULTS.md`).
+const NICENESS: u8 = 5;
+
 /// Similarity from which on a prompt counts as a paraphrase, unless told otherwise: on CounterFact half of the
 /// paraphrases reach it and one in a thousand pairs of other prompts (`docs/holding.md`).
 const CONFLICT_SIMILARITY: f32 = 0.93;
@@ -59,6 +62,8 @@ pub struct WriterConfig {
     pub max_edits_per_batch: usize,
     /// Versions, besides the newest and the base, whose weights stay in memory when no request runs on them.
     pub resident_versions: usize,
+    /// How much the threads that compute edits yield to those that generate, 0 to 19 ([`crate::threads::pool`]).
+    pub niceness: u8,
     /// Whether a restart compares the weights of every version with the log, or those of the newest alone. The hash chain, every
     /// contribution and every set are checked either way.
     pub replay_every_version: bool,
@@ -88,6 +93,7 @@ impl Default for WriterConfig {
             max_locality: 32,
             max_edits_per_batch: 64,
             resident_versions: 4,
+            niceness: NICENESS,
             replay_every_version: false,
         }
     }

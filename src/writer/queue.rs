@@ -99,6 +99,8 @@ pub struct Shared {
 struct InFlight {
     request: Digest,
     ids: Vec<Uuid>,
+    /// Whether it goes on when nobody waits for it.
+    detached: bool,
     /// Those who sent the same request again meanwhile.
     followers: Vec<Reply<BatchReport>>,
 }
@@ -141,6 +143,32 @@ impl Shared {
         let _ = job.reply.send(answer);
     }
 
+    /// Whether nobody waits for a command that nothing was computed for yet; if so, it is forgotten and its key free.
+    pub fn let_go(&self, command: &Command) -> bool {
+        match command {
+            Command::Change(job) => job.reply.is_closed(),
+            Command::Edits(job) => self.let_go_of_edits(job),
+        }
+    }
+
+    fn let_go_of_edits(&self, job: &EditJob) -> bool {
+        if job.submission.detached || !job.reply.is_closed() {
+            return false;
+        }
+        if let Some(key) = &job.submission.idempotency {
+            // Under the lock, so that nobody joins in between.
+            let mut in_flight = self.in_flight();
+            let awaited = |shared: &InFlight| shared.detached || shared.followers.iter().any(|one| !one.is_closed());
+            if in_flight.get(&key.key).is_some_and(awaited) {
+                return false;
+            }
+            in_flight.remove(&key.key);
+        }
+        self.forget(&job.edits);
+        self.count("cancelled", job.edits.len());
+        true
+    }
+
     /// What the recheck found last.
     pub fn health(&self) -> MutexGuard<'_, EditsHealth> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
@@ -162,10 +190,16 @@ impl Shared {
 
 impl InFlight {
     /// Lets the sender of the same request wait for its answer. The edits' ids.
-    fn follow(&mut self, key: &Idempotency, reply: Reply<BatchReport>) -> Result<Vec<Uuid>, WriterError> {
+    fn follow(
+        &mut self,
+        key: &Idempotency,
+        detached: bool,
+        reply: Reply<BatchReport>,
+    ) -> Result<Vec<Uuid>, WriterError> {
         if key.request != self.request {
             return Err(WriterError::IdempotencyMismatch { key: key.key.clone() });
         }
+        self.detached |= detached;
         self.followers.retain(|follower| !follower.is_closed());
         self.followers.push(reply);
         Ok(self.ids.clone())
@@ -219,9 +253,10 @@ impl EditHandle {
         let mut in_flight = shared.in_flight();
         if let Some(key) = &key {
             if let Some(first) = in_flight.get_mut(&key.key) {
-                return first.follow(key, reply).map(|ids| Ticket { ids, answer });
+                return first.follow(key, submission.detached, reply).map(|ids| Ticket { ids, answer });
             }
-            let first = InFlight { request: key.request, ids: ids.clone(), followers: Vec::new() };
+            let (request, ids, detached) = (key.request, ids.clone(), submission.detached);
+            let first = InFlight { request, ids, detached, followers: Vec::new() };
             in_flight.insert(key.key.clone(), first);
         }
         let job = EditJob { submission, edits, received_at: Timestamp::now(), received: Instant::now(), reply };
@@ -307,7 +342,7 @@ impl EditHandle {
     }
 }
 
-/// A submission's place in the queue. Dropping it does not cancel the edits; it detaches from them.
+/// A submission's place in the queue. Dropping it drops the edits too, unless they are detached or being made already.
 pub struct Ticket {
     ids: Vec<Uuid>,
     answer: oneshot::Receiver<Result<Answer<BatchReport>, WriterError>>,

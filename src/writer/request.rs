@@ -122,6 +122,9 @@ pub struct Submission {
     /// Whether the answer has the shape of a batch (`{"edits": [...]}`), which matters for what is kept under the
     /// idempotency key.
     pub batch: bool,
+    /// Whether the edits are made when nobody waits for the answer any more. Otherwise they are dropped, as long as nothing
+    /// was computed for them.
+    pub detached: bool,
 }
 
 /// A client's idempotency key and the digest of the request it came with.

@@ -27,6 +27,7 @@ use crate::{
     model::DenseMatrices,
     panics::caught,
     telemetry::Metrics,
+    threads,
     weights::{Published, Version},
 };
 
@@ -115,6 +116,7 @@ pub async fn start_with<B: Bench>(
     let bench = Arc::new(bench);
     let (commands, queue) = mpsc::channel(config.queue_capacity);
     let (snapshots, requests) = mpsc::channel(SNAPSHOT_QUEUE);
+    let pool = threads::pool("amend-edits", None, config.niceness)?;
     let (roster, recheck) = (Roster::new(config.pass_tokens), Recheck::new(config.recheck_idle));
     let shared = Arc::new(Shared::new(Arc::clone(&bench) as _, config, metrics.clone()));
     let (closing, ending) = (shared.closing.clone(), shared.ending.clone());
@@ -126,7 +128,9 @@ pub async fn start_with<B: Bench>(
         runtime: Handle::current(),
     };
     let task = Task { tools, ledger, unsettled: false, roster, canaries, recheck };
-    let thread = thread::Builder::new().name("amend-writer".into()).spawn(move || task.run(queue, requests))?;
+    let thread = thread::Builder::new().name("amend-writer".into()).spawn(move || {
+        pool.install(move || task.run(queue, requests));
+    })?;
     let versions = Versions { published, log, foundation, snapshots, metrics, making: Mutex::default() };
     Ok(Started {
         handle: EditHandle { shared, commands },

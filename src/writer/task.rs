@@ -197,7 +197,9 @@ impl<B: Bench> Task<B> {
     }
 
     /// Captures a lot together, then takes its turns.
-    fn serve(&mut self, lot: Vec<Command>, snapshots: &mut mpsc::Receiver<SnapshotRequest>) {
+    fn serve(&mut self, mut lot: Vec<Command>, snapshots: &mut mpsc::Receiver<SnapshotRequest>) {
+        // Whose client has left, or ran out of time, needs no compute.
+        lot.retain(|command| !self.tools.shared.let_go(command));
         let mut captured = self.capture(&lot).into_iter();
         for command in lot {
             // Whoever waits for an older version does not wait for the whole lot.

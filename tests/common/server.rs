@@ -144,7 +144,10 @@ impl Launched {
     /// Launches the service on a free port, with further options.
     pub fn new(files: &Files, options: &[&str]) -> Self {
         let mut command = amend();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        command.args(["serve", "--log-format", "json"]);
+        if !options.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         command.args(files.options()).args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = Held::new(&mut command);
         let address = follow(child.process.stderr.take().unwrap(), Arc::clone(&child.log));

@@ -21,7 +21,7 @@ const KILLS_PER_LOG: u64 = 10;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kill_9() {
-    let plan = Plan { kills: number("AMEND_KILLS", 20), longest: Duration::from_millis(400) };
+    let plan = Plan { kills: number("AMEND_KILLS", 50), longest: Duration::from_millis(400) };
     println!("{}", plan.carry_out(&Setting::tiny()).await);
 }
 

@@ -23,6 +23,7 @@ mod tiny;
 
 mod clients;
 mod damage;
+mod disk;
 mod history;
 mod kills;
 mod order;

@@ -17,6 +17,7 @@ mod server;
 #[path = "../common/tiny.rs"]
 mod tiny;
 
+mod access;
 mod changes;
 mod commands;
 mod crowd;
@@ -24,8 +25,11 @@ mod edits;
 mod errors;
 mod generation;
 mod holding;
+mod interface;
 mod kinds;
 mod life;
 mod openai;
 mod operations;
+mod overload;
+mod python;
 mod training;

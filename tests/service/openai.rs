@@ -1,9 +1,6 @@
 //! `/v1/...` of a running service: with OpenAI's own Python client, and without.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::{path::Path, process::Command};
 
 use amend::editor::CompositionKind;
 use reqwest::Method;
@@ -11,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     process::finish,
+    python,
     server::{Files, Server},
     tiny,
 };
@@ -30,31 +28,9 @@ fn files() -> Files {
     files
 }
 
-/// A Python with the client, made once; none, said aloud, where it can not be had.
-fn python() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(CLIENT);
-    let python = folder.join("bin/python");
-    let run = |command: &mut Command| {
-        let output = command.stdin(Stdio::null()).output();
-        let failed = match &output {
-            Ok(output) if output.status.success() => return true,
-            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            Err(error) => error.to_string(),
-        };
-        eprintln!("skipped: {command:?}: {failed}");
-        false
-    };
-    let works =
-        Command::new(&python).args(["-c", "import openai"]).output().is_ok_and(|output| output.status.success());
-    let made = works
-        || (run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))
-            && run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--retries", "1", CLIENT])));
-    made.then_some(python)
-}
-
 #[tokio::test]
 async fn openais_python_client_gets_what_it_expects() {
-    let Some(python) = tokio::task::spawn_blocking(python).await.unwrap() else { return };
+    let Some(python) = tokio::task::spawn_blocking(|| python::with(CLIENT, "openai")).await.unwrap() else { return };
     let files = files();
     let server = Server::start(&files).await;
     server.client.edit("Ada speaks", "Welsh").await;

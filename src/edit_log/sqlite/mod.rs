@@ -5,6 +5,7 @@
 //! leaves either all of a commit or nothing of it.
 
 mod append;
+mod backup;
 mod convert;
 mod edits;
 mod open;
@@ -24,6 +25,7 @@ use super::{
     Change, EditLog, EditQuery, EditRow, IdempotencyRow, Identity, LogError, NewEdit, NewVersion, Page, VersionRow,
 };
 
+pub use backup::{LogCopy, backup, restore};
 pub(super) use open::create_folder;
 pub use open::database_path;
 

@@ -90,7 +90,7 @@ pub(in crate::edit_log) fn create_folder(database: &Path) -> Result<(), LogError
 }
 
 /// Whether the file has the schema that this program reads.
-async fn same_schema(readers: &SqlitePool) -> Result<(), LogError> {
+pub(super) async fn same_schema(readers: &SqlitePool) -> Result<(), LogError> {
     let is_log: bool =
         sqlx::query_scalar("SELECT count(*) FROM sqlite_master WHERE name IN ('entries', '_sqlx_migrations')")
             .fetch_one(readers)

@@ -64,7 +64,8 @@ problems!(SubmitProblems: MalformedJson, MalformedBody, InvalidParameter, Invali
 /// Change a fact, or several together
 ///
 /// The answer comes when the edit is in the log and visible to new requests. `Prefer: respond-async` asks for an answer
-/// as soon as it is queued (a dry run is always awaited, since it leaves nothing to look up later).
+/// as soon as it is queued (a dry run is always awaited, since it leaves nothing to look up later). A request whose client
+/// leaves, or whose time is over, while it still waits in the queue is dropped, unless it asked for that.
 #[utoipa::path(
     post, path = "/edits", operation_id = "submit_edits", tag = "edits",
     params(
@@ -72,7 +73,7 @@ problems!(SubmitProblems: MalformedJson, MalformedBody, InvalidParameter, Invali
         ("Idempotency-Key" = Option<String>, Header, description = "Names the request, so that it can be sent again: if it made a version, the answer recorded with that version is given again, and nothing is done twice. Other answers (a dry run, a rejection, a failure) are not kept: sent again, such a request is carried out anew. 1 to 255 visible ASCII characters."),
         ("If-Match" = Option<String>, Header, description = "The newest version must be this one, in double quotes; the same as `expected_version`."),
         ("Prefer" = Option<String>, Header, description = "`respond-async`: answer 202 once the edit is queued."),
-        ("x-amend-actor" = Option<String>, Header, description = "Who asks; 1 to 128 visible ASCII characters."),
+        ("x-amend-actor" = Option<String>, Header, description = "Who asks; 1 to 128 visible ASCII characters. Where keys are needed, the key's name counts instead."),
     ),
     request_body(content = EditsBody, examples(
         ("one edit" = (value = json!({"prompt": "The mother tongue of Danielle Darrieux is", "target": "English",
@@ -110,10 +111,12 @@ pub(in crate::http) async fn submit(
     let dry_run = dry_run || query.dry_run;
     let expected_version = headers::expected_version(&headers, expected_version)?;
     let count = edits.len();
-    let submission = Submission { edits, dry_run, actor, expected_version, idempotency: asked.clone(), batch };
+    let detached = headers::prefers_async(&headers) && !dry_run;
+    let idempotency = asked.clone();
+    let submission = Submission { edits, dry_run, actor, expected_version, idempotency, batch, detached };
     let submitted = app.edits.submit(submission).await?;
     debug_assert_eq!(submitted.ids.len(), count, "each edit has an id");
-    if headers::prefers_async(&headers) && !dry_run {
+    if detached {
         return match answered_meanwhile(&app, asked.as_ref(), &submitted.ids).await? {
             Some(row) => idempotency::replay(row),
             None => Ok(accepted(submitted)),

@@ -34,7 +34,7 @@ problems!(TakeBackProblems: InvalidParameter, InvalidHeader, UnknownEdit, Reques
         ("id" = Uuid, Path, description = "The edit; it must be active."),
         ("Idempotency-Key" = Option<String>, Header, description = "Names the request, so that it can be sent again: the answer recorded with the version that it made is then given again."),
         ("If-Match" = Option<String>, Header, description = "The newest version must be this one, in double quotes."),
-        ("x-amend-actor" = Option<String>, Header, description = "Who asks; 1 to 128 visible ASCII characters."),
+        ("x-amend-actor" = Option<String>, Header, description = "Who asks; 1 to 128 visible ASCII characters. Where keys are needed, the key's name counts instead."),
     ),
     responses(
         (status = 200, description = "Taken back: a new version.", body = VersionReport,

@@ -161,7 +161,7 @@ pub(in crate::http) struct Delta {
 }
 
 problems!(openai ChatRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, RequestTimeout, ModelIsClassifier, PayloadTooLarge,
-    UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, NotReady, Draining);
+    UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, TooManyStreams, NotReady, Draining);
 
 /// Answer a conversation, as OpenAI's clients ask for it
 ///
@@ -186,10 +186,11 @@ pub(in crate::http) async fn chat(
 ) -> Result<Response, Problem> {
     let asked = read(&app, body)?;
     if asked.stream {
+        let place = app.streams.take()?;
         let shape = (asked.requests.len(), asked.n);
         let (version, events) = run::streamed(&app, asked.requests.clone()).await?;
         let head = Head::new("chatcmpl", "chat.completion.chunk", &asked, version);
-        return Ok(sse::respond(version, chunks(head, ChatPieces, asked.include_usage, events, shape)));
+        return Ok(sse::respond(place, version, chunks(head, ChatPieces, asked.include_usage, events, shape)));
     }
     let responses = run::whole(&app, asked.requests.clone()).await?;
     let version = responses.first().map_or(0, |response| response.version);

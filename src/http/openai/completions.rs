@@ -94,7 +94,7 @@ pub(in crate::http) struct CompletionChoice {
 }
 
 problems!(openai CompletionRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, RequestTimeout, ModelIsClassifier,
-    PayloadTooLarge, UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, NotReady, Draining);
+    PayloadTooLarge, UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, TooManyStreams, NotReady, Draining);
 
 /// Continue texts, as OpenAI's clients ask for it
 ///
@@ -119,11 +119,12 @@ pub(in crate::http) async fn complete(
 ) -> Result<Response, Problem> {
     let asked = read(&app, body)?;
     if asked.stream {
+        let place = app.streams.take()?;
         let shape = (asked.requests.len(), asked.n);
         let (version, events) = run::streamed(&app, asked.requests.clone()).await?;
         let head = Head::new("cmpl", "text_completion", &asked, version);
         let pieces = TextPieces { offsets: vec![0; shape.0 * shape.1] };
-        return Ok(sse::respond(version, chunks(head, pieces, asked.include_usage, events, shape)));
+        return Ok(sse::respond(place, version, chunks(head, pieces, asked.include_usage, events, shape)));
     }
     let responses = run::whole(&app, asked.requests.clone()).await?;
     let version = responses.first().map_or(0, |response| response.version);

@@ -1,5 +1,6 @@
 //! The routes from outside, over doubles of the other rooms.
 
+mod access;
 mod doubles;
 mod edits;
 mod errors;
@@ -21,11 +22,15 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use super::{
+    access::{Admits, Gate},
     error::{Code, PROBLEM_JSON},
     info::{EditorInfo, MatrixInfo, ModelInfo, ServiceInfo, ServiceLimits},
+    peer::Proxies,
+    rates::RateLimits,
     readiness::Readiness,
     router::router,
     state::{AppState, HttpLimits},
+    streams::Streams,
 };
 use crate::{digest::Digest, telemetry::Metrics};
 
@@ -58,19 +63,31 @@ impl World {
     }
 
     fn build(readiness: Readiness, limits: HttpLimits) -> Self {
+        Self::behind(Gate::new(Admits::Anyone, RateLimits::default()), readiness, limits)
+    }
+
+    fn behind(gate: Gate, readiness: Readiness, limits: HttpLimits) -> Self {
         let (log, edits, generates) = (Arc::default(), Arc::default(), Arc::default());
         let metrics = Metrics::new();
         let mut world = Self { app: Router::new(), log, edits, generates, metrics, readiness };
-        world.app = router(AppState {
-            edits: world.edits.clone(),
-            generates: world.generates.clone(),
-            log: world.log.clone(),
-            metrics: world.metrics.clone(),
-            info: Arc::new(service_info()),
-            readiness: world.readiness.clone(),
-            limits,
-        });
+        world.app = router(world.state(gate, limits));
         world
+    }
+
+    fn state(&self, gate: Gate, limits: HttpLimits) -> AppState {
+        AppState {
+            edits: self.edits.clone(),
+            generates: self.generates.clone(),
+            log: self.log.clone(),
+            metrics: self.metrics.clone(),
+            info: Arc::new(service_info()),
+            readiness: self.readiness.clone(),
+            limits,
+            streams: Streams::new(2),
+            gate,
+            proxies: Proxies::default(),
+            log_bodies: false,
+        }
     }
 
     async fn send(&self, request: Request<Body>) -> Response {

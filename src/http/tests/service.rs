@@ -1,6 +1,9 @@
 //! Health, metrics, info, documentation, request ids, and serving.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use axum::{body::Body, http::Request};
 use serde_json::json;
@@ -13,7 +16,7 @@ use tokio::{
 use super::{World, doubles::fail};
 use crate::{
     edit_log::LogError,
-    http::{Doors, HttpLimits, Readiness, error::Code, serve},
+    http::{ConnectionLimits, Doors, HttpLimits, Readiness, crowded, error::Code, serve},
 };
 
 #[tokio::test]
@@ -40,7 +43,7 @@ async fn readiness_follows_the_service_and_the_log() {
 async fn a_log_that_hangs_is_not_waited_for() {
     let world = World::with_limits(HttpLimits::default());
     world.log.hangs.store(true, Ordering::SeqCst);
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     world.get("/readyz").await.problem(Code::LogUnavailable);
     assert_eq!(started.elapsed().as_secs(), 1);
 }
@@ -175,7 +178,7 @@ async fn serving_ends_when_told() {
     let shutdown = async move {
         let _ = stopped.await;
     };
-    let server = tokio::spawn(serve(listener, world.app.clone(), shutdown));
+    let server = tokio::spawn(serve(listener, world.app.clone(), crowded(1), ConnectionLimits::default(), shutdown));
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"GET /livez HTTP/1.1\r\nhost: amend\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
@@ -185,4 +188,70 @@ async fn serving_ends_when_told() {
     stop.send(()).unwrap();
     server.await.unwrap().unwrap();
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// A service with these limits on a port of its own, which ends with the test.
+async fn listening(limits: ConnectionLimits) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = World::new().app;
+    tokio::spawn(serve(listener, app, crowded(limits.connections), limits, std::future::pending()));
+    address
+}
+
+/// Sends `head` and reads until the other side closes.
+async fn talk(address: std::net::SocketAddr, head: &str) -> String {
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_finish_its_head_or_asks_nothing_is_closed() {
+    let head_time = Duration::from_millis(200);
+    let address = listening(ConnectionLimits { head_time, ..ConnectionLimits::default() }).await;
+    for (head, answered) in
+        [("", false), ("GET /livez HTTP/1.1\r\nhost: am", false), ("GET /livez HTTP/1.1\r\nhost: amend\r\n\r\n", true)]
+    {
+        let begun = Instant::now();
+        let answer = talk(address, head).await;
+        assert_eq!(answer.contains("200 OK"), answered, "{head:?}: {answer}");
+        assert!(begun.elapsed() >= head_time && begun.elapsed() < Duration::from_secs(20), "{head:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_crowd_of_connections_is_refused_and_does_not_hide_that_the_service_lives() {
+    let address = listening(ConnectionLimits { connections: 2, ..ConnectionLimits::default() }).await;
+    let _held = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: amend\r\n\r\n");
+    let refused = talk(address, &get("/edits")).await;
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("\"too_many_connections\""), "{refused}");
+    assert!(refused.contains("\"limit\":2") && refused.to_ascii_lowercase().contains("retry-after"), "{refused}");
+    let openai = talk(address, &get("/v1/models")).await;
+    assert!(openai.starts_with("HTTP/1.1 503") && openai.contains("{\"error\":{"), "{openai}");
+    assert!(talk(address, &get("/livez")).await.starts_with("HTTP/1.1 200"));
+    drop(_held);
+    let begun = Instant::now();
+    while !talk(address, "GET /edits HTTP/1.1\r\nhost: amend\r\nconnection: close\r\n\r\n").await.contains("200 OK") {
+        assert!(begun.elapsed() < Duration::from_secs(20), "places are never free again");
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_generations_are_streamed_at_once() {
+    let world = World::new();
+    world.generates.stalls.store(true, Ordering::SeqCst);
+    let body = json!({"prompt": "one two", "stream": true});
+    let stream = || world.send(super::post_request("/generate", &[], body.to_string()));
+    let (first, second) = (stream().await, stream().await);
+    assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 200));
+    assert_eq!(world.post("/generate", &body).await.problem(Code::TooManyStreams)["limit"], 2);
+    let chat = json!({"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": true});
+    assert_eq!(world.post("/v1/chat/completions", &chat).await.status, 429);
+    world.post("/generate", &json!({"prompt": "one"})).await.ok(200);
+    drop(first);
+    assert_eq!(stream().await.status(), 200, "its place is free again");
 }

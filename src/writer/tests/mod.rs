@@ -149,6 +149,7 @@ fn single(edit: EditRequest) -> Submission {
         expected_version: None,
         idempotency: None,
         batch: false,
+        detached: false,
     }
 }
 

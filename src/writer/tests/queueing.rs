@@ -51,13 +51,41 @@ async fn edits_that_wait_together_are_captured_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_ticket_detaches() {
+async fn who_left_while_waiting_is_not_worked_for_unless_detached() {
     let world = World::new().await;
-    let ticket = world.submit(single(edit("Paris is", "blue"))).unwrap();
-    let id = ticket.ids()[0];
-    drop(ticket);
-    assert_eq!(world.edit("Rome is", "red").await.version, 2);
-    assert_eq!(world.row(id).await.version, Some(1));
+    let running = world.submit(single(edit("WAIT is", "blue"))).unwrap();
+    let id = running.ids()[0];
+    while world.started.handle.pending(id).is_some_and(|edit| edit.state == PendingState::Queued) {
+        tokio::task::yield_now().await;
+    }
+    let detached = Submission { detached: true, ..single(edit("Paris is", "blue")) };
+    let detached = world.submit(detached).unwrap().ids()[0];
+    let keyed = |request| Submission { idempotency: key("k", request), ..single(edit("Oslo is", "red")) };
+    let (left, first) = (world.submit(single(edit("Rome is", "red"))).unwrap(), world.submit(keyed("a")).unwrap());
+    let (left_id, followed) = (left.ids()[0], world.submit(keyed("a")).unwrap());
+    let alone = Submission { idempotency: key("alone", "b"), ..single(edit("Bonn is", "red")) };
+    drop((left, first, world.submit(alone).unwrap()));
+    {
+        let handle = world.started.handle.clone();
+        let change = tokio::spawn(async move { handle.change(SetChange::Rollback(0), "t".into(), None, None).await });
+        tokio::task::yield_now().await;
+        change.abort();
+        let _ = change.await;
+    }
+    drop(running);
+    world.gate.open();
+    // The one that was being made, the detached one, and the one that somebody else asked for too.
+    let Ok(Answer::Fresh(report)) = followed.done().await else { panic!("not made") };
+    assert_eq!(report.version, 3);
+    assert_eq!((world.row(id).await.version, world.row(detached).await.version), (Some(1), Some(2)));
+    assert!(world.started.handle.pending(left_id).is_none());
+    assert!(world.log.edit(left_id).await.unwrap().is_none());
+    assert_eq!(world.counted("cancelled"), 2);
+    // Its key is free again.
+    let again = Submission { idempotency: key("alone", "c"), ..single(edit("Bonn is", "blue")) };
+    let Ok(Answer::Fresh(report)) = world.submit(again).unwrap().done().await else { panic!("not fresh") };
+    assert_eq!(report.version, 4);
+    world.check().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

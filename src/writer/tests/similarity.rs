@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     editor::{self, Manifest},
     model::{Kind, LoadOptions, Model},
-    training::dataset,
+    training::dataset::{self, Incomplete},
     writer::{
         bench::{Bench, Keys, Texts},
         echo::Echo,
@@ -53,7 +53,7 @@ fn similarity_tells_paraphrases_from_neighbours_and_from_others() {
     };
     let count = std::env::var("AMEND_SIMILARITY_RECORDS").map_or(24, |count| count.parse().unwrap());
     let bench = workbench(Path::new(&model));
-    let records = dataset::load(&[data], Kind::Causal).unwrap().records;
+    let records = dataset::load(&[data], Kind::Causal, Incomplete::Refused).unwrap().records;
     let (mut own, mut paraphrases, mut neighbours) = (Vec::new(), Vec::new(), Vec::new());
     for record in records.iter().take(count) {
         let keys = |prompt: &str| captured(&bench, prompt, &record.target).0;

@@ -1,5 +1,6 @@
 //! What the log promises, on real files. Here: the rows that the tests write.
 
+mod backup;
 mod chain;
 mod history;
 mod kill;
