@@ -11,24 +11,33 @@ pub fn target_log_probs(
     states: &[TrunkState],
     weights: &dyn Projection,
 ) -> Result<Vec<Tensor>, ModelError> {
-    if states.is_empty() {
-        return Ok(Vec::new());
+    Ok(target_log_probs_each(model, &[(states, weights)])?.pop().unwrap_or_default())
+}
+
+/// [`target_log_probs`] under several weights, each with states of its own. The output head, the largest matrix of a small
+/// model, is the same under all of them, and is read once.
+pub fn target_log_probs_each(
+    model: &Model,
+    sets: &[(&[TrunkState], &dyn Projection)],
+) -> Result<Vec<Vec<Tensor>>, ModelError> {
+    let tops = sets.iter().filter(|(states, _)| !states.is_empty()).map(|(states, weights)| {
+        let extents: Vec<Extent> = states.iter().map(|state| state.passage.extent()).collect();
+        let hidden: Vec<&Tensor> = states.iter().map(|state| &state.hidden).collect();
+        let wanted: Vec<Vec<u32>> = states.iter().map(|state| state.passage.predicting()).collect();
+        model.network().tail(&Tensor::cat(&hidden, 0)?, &extents, Rows::At(&wanted), *weights, None)
+    });
+    let tops = tops.collect::<candle_core::Result<Vec<_>>>()?;
+    if tops.is_empty() {
+        return Ok(vec![Vec::new(); sets.len()]);
     }
-    let extents: Vec<Extent> = states.iter().map(|state| state.passage.extent()).collect();
-    let hidden: Vec<&Tensor> = states.iter().map(|state| &state.hidden).collect();
-    let wanted: Vec<Vec<u32>> = states.iter().map(|state| state.passage.predicting()).collect();
-    let top = model.network().tail(&Tensor::cat(&hidden, 0)?, &extents, Rows::At(&wanted), weights, None)?;
-    let logits = model.network().logits(&top)?;
-    let log_probs = log_softmax(&logits)?;
+    let log_probs = log_softmax(&model.network().logits(&Tensor::cat(&tops, 0)?)?)?;
     let mut start = 0;
-    wanted
-        .iter()
-        .map(|rows| {
-            let own = log_probs.narrow(0, start, rows.len())?;
-            start += rows.len();
-            Ok(own)
-        })
-        .collect()
+    let mut own = |state: &TrunkState| {
+        let rows = state.passage.predicting().len();
+        start += rows;
+        Ok(log_probs.narrow(0, start - rows, rows)?)
+    };
+    sets.iter().map(|(states, _)| states.iter().map(&mut own).collect()).collect()
 }
 
 /// Log-softmax over the last dimension, without a graph.

@@ -74,6 +74,11 @@ pub trait Bench: Texts + 'static {
     /// The tail's pass over some texts under these weights.
     fn measure(&self, texts: &[Self::Text], weights: &dyn Projection) -> Result<Vec<Self::Reading>, String>;
 
+    /// The same under several weights, each with texts of its own; what does not depend on the weights may be shared.
+    fn measure_each(&self, sets: &[(&[Self::Text], &dyn Projection)]) -> Result<Vec<Vec<Self::Reading>>, String> {
+        sets.iter().map(|(texts, weights)| self.measure(texts, *weights)).collect()
+    }
+
     /// How a reading likes its text's target.
     fn figures(&self, text: &Self::Text, reading: &Self::Reading) -> Result<TargetFigures, String>;
 

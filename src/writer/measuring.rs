@@ -57,6 +57,16 @@ struct Item<'a, T> {
     role: Role,
 }
 
+impl<T> Item<'_, T> {
+    /// Where the figures after decide whether those before are wanted: the probability below which they are.
+    fn floor(&self) -> Option<f32> {
+        match self.role {
+            Role::Watched(Want::TargetBelow(floor)) => Some(floor),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Role {
     Prompt,
@@ -64,6 +74,9 @@ enum Role {
     Bystander,
     Watched(Want),
 }
+
+/// Readings after and before.
+type Readings<B> = (Vec<<B as Bench>::Reading>, Vec<<B as Bench>::Reading>);
 
 enum Figure {
     Prompt(TargetReport, u32),
@@ -137,19 +150,26 @@ impl<B: Bench> Measuring<'_, B> {
             .iter()
             .map(|item| item.text.clone().or_else(|| read.next()).ok_or("a text was not read"))
             .collect::<Result<_, &str>>()?;
-        let after = self.measure(&texts, self.after)?;
-        let early: Vec<bool> = items
+        let chosen = |which: &[bool]| -> Vec<B::Text> {
+            texts.iter().zip(which).filter(|(_, chosen)| **chosen).map(|(text, _)| text.clone()).collect()
+        };
+        // What is wanted before whatever comes after is measured in the same go.
+        let certain: Vec<bool> = items.iter().map(|item| item.floor().is_none()).collect();
+        let (after, sure) = self.measure(&texts, &chosen(&certain))?;
+        let late: Vec<bool> = items
             .iter()
             .zip(&texts)
             .zip(&after)
-            .map(|((item, text), after)| self.early(item, text, after))
+            .map(|((item, text), after)| self.late(item, text, after))
             .collect::<Result<_, _>>()?;
-        let earlier: Vec<B::Text> =
-            texts.iter().zip(&early).filter(|(_, early)| **early).map(|(text, _)| text.clone()).collect();
-        let mut before = self.measure(&earlier, self.before)?.into_iter();
+        let (mut sure, mut lately) = (sure.into_iter(), self.measure(&[], &chosen(&late))?.1.into_iter());
         let mut figures = Vec::with_capacity(items.len());
-        for (((item, text), after), early) in items.iter().zip(&texts).zip(&after).zip(early) {
-            let before = if early { before.next() } else { None };
+        for ((((item, text), after), certain), late) in items.iter().zip(&texts).zip(&after).zip(certain).zip(late) {
+            let before = match (certain, late) {
+                (true, _) => sure.next(),
+                (false, true) => lately.next(),
+                (false, false) => None,
+            };
             figures.push(match before {
                 Some(before) => self.figure(item, text, &before, after)?,
                 None => Figure::Watched(WatchedFigures { target: None, divergence: None }),
@@ -158,20 +178,23 @@ impl<B: Bench> Measuring<'_, B> {
         Ok(figures)
     }
 
-    fn measure(&self, texts: &[B::Text], weights: &dyn Projection) -> Result<Vec<B::Reading>, String> {
-        if texts.is_empty() {
-            return Ok(Vec::new());
+    /// Readings of `after` under the weights after, and of `before` under those before.
+    fn measure(&self, after: &[B::Text], before: &[B::Text]) -> Result<Readings<B>, String> {
+        if after.is_empty() && before.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
         }
-        let readings = self.bench.measure(texts, weights)?;
-        match readings.len() == texts.len() {
-            true => Ok(readings),
-            false => Err(format!("{} texts gave {} readings", texts.len(), readings.len())),
+        let readings = self.bench.measure_each(&[(after, self.after), (before, self.before)])?;
+        let counts: Vec<usize> = readings.iter().map(Vec::len).collect();
+        let mut readings = readings.into_iter();
+        match (readings.next(), readings.next()) {
+            (Some(later), Some(earlier)) if counts == [after.len(), before.len()] => Ok((later, earlier)),
+            _ => Err(format!("{} and {} texts gave {counts:?} readings", after.len(), before.len())),
         }
     }
 
-    /// Whether a text has to be measured before, too.
-    fn early(&self, item: &Item<'_, B::Text>, text: &B::Text, after: &B::Reading) -> Result<bool, String> {
-        let Role::Watched(Want::TargetBelow(floor)) = item.role else { return Ok(true) };
+    /// Whether a text whose figures after decide has to be measured before, too.
+    fn late(&self, item: &Item<'_, B::Text>, text: &B::Text, after: &B::Reading) -> Result<bool, String> {
+        let Some(floor) = item.floor() else { return Ok(false) };
         let after = self.target(item, text, after)?;
         Ok(!after.greedy || after.probability < floor)
     }

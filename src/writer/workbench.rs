@@ -114,6 +114,10 @@ impl Bench for Workbench {
         measure::target_log_probs(&self.model, texts, weights).map_err(text)
     }
 
+    fn measure_each(&self, sets: &[(&[TrunkState], &dyn Projection)]) -> Result<Vec<Vec<Tensor>>, String> {
+        measure::target_log_probs_each(&self.model, sets).map_err(text)
+    }
+
     fn figures(&self, state: &TrunkState, log_probs: &Tensor) -> Result<TargetFigures, String> {
         let score = measure::score_target(log_probs, state.passage.target_ids()).map_err(text)?;
         Ok(TargetFigures { probability: score.probability(), greedy: score.greedy })

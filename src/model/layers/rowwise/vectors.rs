@@ -5,7 +5,8 @@ use candle_core::{Layout, Result};
 use super::Seen;
 use crate::model::pages::PagedRows;
 
-/// Vectors of one head, position by position.
+/// Vectors of one head, position by position. They are walked by loops: an iterator's own `for_each` would be compiled apart
+/// from its caller, without the CPU feature that the caller is compiled for.
 pub(super) trait Vectors: Copy {
     /// Calls `f` with each of the first `count`, in order.
     fn each(self, count: usize, f: impl FnMut(&[f32]));
@@ -50,7 +51,9 @@ pub(super) struct Rows<'a> {
 impl Vectors for Rows<'_> {
     #[inline(always)]
     fn each(self, count: usize, mut f: impl FnMut(&[f32])) {
-        (0..count).for_each(|index| f(&self.data[index * self.stride..][..self.head_dim]));
+        for index in 0..count {
+            f(&self.data[index * self.stride..][..self.head_dim]);
+        }
     }
 
     fn head_dim(self) -> usize {
@@ -70,7 +73,9 @@ impl Vectors for Paged<'_> {
     #[inline(always)]
     fn each(self, count: usize, mut f: impl FnMut(&[f32])) {
         for stretch in self.rows.stretches(self.start, count) {
-            stretch.chunks_exact(self.head_dim).for_each(&mut f);
+            for vector in stretch.chunks_exact(self.head_dim) {
+                f(vector);
+            }
         }
     }
 
