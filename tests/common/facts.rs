@@ -197,6 +197,7 @@ pub fn records(kind: Kind, held_out: bool) -> Vec<Record> {
 pub fn train_editor(path: &Path, model: &Path, steps: u64) {
     let model = Model::load(model, &LoadOptions { tail_blocks: TAIL_BLOCKS, ..LoadOptions::default() }).unwrap();
     let data = |held_out: bool| Dataset {
+        left_out: 0,
         records: records(model.kind(), held_out),
         digest: Digest::of(format!("{held_out}").as_bytes()),
     };
