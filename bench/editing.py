@@ -6,7 +6,7 @@ prompt alone, and its times have HTTP and the commit in them; the peer is called
 
 The peer comes from PyPI into an environment of its own below `--cache`: 0.7 GB are downloaded and 1.9 GB lie there. PyPI's
 torch for Linux wants 2 GB of CUDA libraries more, of which nothing runs on a CPU: those that are not small are stood in for by
-links to an empty library. Everything else is the standard library. Run it on a machine that does nothing else; `make
+links to an empty library, and pip remarks once that they are missing. Everything else is the standard library. Run it on a machine that does nothing else; `make
 bench-editing` builds first. `--write` puts the tables into bench/RESULTS.md."""
 
 import argparse
@@ -27,9 +27,9 @@ from generation import HERE, install, machine, outputs, pinned, publish, works
 PEER = "torch==2.15.0"
 LINUX = '; platform_system == "Linux"'
 # These name libraries, or torch, as what they need, so pip must not look.
-PEER_ALONE = [PEER, "accelerate==ACC"]
+PEER_ALONE = [PEER, "accelerate==1.15.0"]
 # What they import, what a link can not stand in for, and what reads the file and runs the model.
-PEER_NEEDS = ["filelock", "fsspec", "jinja2", "networkx", "psutil", "sympy", "typing-extensions",
+PEER_NEEDS = ["filelock", "fsspec", "jinja2", "networkx", "psutil==7.2.2", "sympy", "typing-extensions",
               f"cuda-toolkit[cudart,cupti]==13.2.2{LINUX}", f"nvidia-nvshmem-cu13==3.7.2{LINUX}",
               "gguf==0.19.0", "numpy==2.4.6", "safetensors==0.8.0", "transformers==5.24.0"]
 # As editing_peer.py loads torch: with functions that are looked up when they are called.
@@ -104,8 +104,10 @@ def probability(server, edit):
 def peer(args, threads, python, batches):
     """PyTorch's figures of the same edits."""
     task = {"model": str(pathlib.Path(args.model).absolute()), "editor": args.editor, "threads": threads, **batches}
-    run = subprocess.run([python, HERE / "editing_peer.py"], input=json.dumps(task), stdout=subprocess.PIPE, text=True,
-                         preexec_fn=pinned(threads), check=False)
+    # The first edited layer's input has no gradient, as it must be; torch remarks on it.
+    command = [python, "-W", "ignore:Full backward hook:UserWarning", HERE / "editing_peer.py"]
+    run = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, preexec_fn=pinned(threads),
+                         env={**os.environ, "TQDM_DISABLE": "1"}, check=False)
     if run.returncode:
         sys.exit(f"bench: the peer ended with status {run.returncode}")
     made = json.loads(run.stdout)
