@@ -3,7 +3,7 @@ Python of an environment that has torch and transformers, and gives it the edits
 
 An edit is the loss of the target through the whole model, its gradients by autograd with hooks that keep each matrix's input
 and the gradient at its output, the editor's network on both, the step added to copies of the matrices, and the target's
-probability with the matrices as they were and as they are. Every edit starts from the model's own weights, as in the
+log-probability with the matrices as they were and as they are. Every edit starts from the model's own weights, as in the
 reference's evaluation. Where the reference does more, the peer is spared it: only the edited matrices require a gradient,
 nothing is differentiated through the editor, and no statistics of the gradients are taken. The editor's tensors are those of
 the folder; what Amend adds to MEND (whitening, joint composition) is left out, so the edits take the time of edits without
@@ -97,8 +97,8 @@ class Peer:
         return made
 
     @torch.no_grad()
-    def probability(self, ids, labels):
-        return self.log_probabilities(ids, labels).sum().exp().item()
+    def log_probability(self, ids, labels):
+        return self.log_probabilities(ids, labels).sum().item()
 
     def use(self, weights):
         for layer, weight in zip(self.layers, weights):
@@ -119,11 +119,11 @@ class Peer:
         phase("capture")
         steps = self.steps(factors)
         phase("editor")
-        before = self.probability(ids, labels)
+        before = self.log_probability(ids, labels)
         phase("before")
         self.use([weight + step for weight, step in zip(self.own, steps)])
         phase("publish")
-        after = self.probability(ids, labels)
+        after = self.log_probability(ids, labels)
         phase("after")
         phases["total"] = sum(phases.values())
         return {"tokens": ids.shape[1], "before": before, "after": after, "phases_ms": phases}
