@@ -5,9 +5,9 @@ file by the same editor with the same edits, of equally many tokens, on the same
 prompt alone, and its times have HTTP and the commit in them; the peer is called in its own process and keeps nothing.
 
 The peer comes from PyPI into an environment of its own below `--cache`: 0.7 GB are downloaded and 1.9 GB lie there. PyPI's
-torch for Linux wants 2 GB of CUDA libraries more, of which nothing runs on a CPU: those that are not small are stood in for by
-links to an empty library, and pip remarks once that they are missing. Everything else is the standard library. Run it on a machine that does nothing else; `make
-bench-editing` builds first. `--write` puts the tables into bench/RESULTS.md."""
+torch for Linux wants 2 GB of CUDA libraries more, of which nothing runs on a CPU: those that are not small are stood in for
+by links to an empty library, and pip remarks once that they are missing. Everything else is the standard library. Run it on a
+machine that does nothing else; `make bench-editing` builds first. `--write` puts the tables into bench/RESULTS.md."""
 
 import argparse
 import importlib.machinery
@@ -41,7 +41,8 @@ import accelerate, gguf, safetensors, transformers
 """
 # More libraries than torch has.
 MOST_LINKS = 40
-# Nats that targets' log-probabilities before their edits may lie from the peer's, in the mean: Amend computes with the file's own bits.
+# How many nats apart, in the mean, the targets' log-probabilities before their edits may lie: Amend computes with the file's
+# own 4 bits.
 SAME = 0.5
 
 
