@@ -4,8 +4,8 @@ alone, from its request to its answer, and many that wait together, which the pe
 file by the same editor with the same edits, of equally many tokens, on the same cores. Amend's guard looks at the edit's own
 prompt alone, and its times have HTTP and the commit in them; the peer is called in its own process and keeps nothing.
 
-The peer comes from PyPI into an environment of its own below `--cache`: 0.7 GB are downloaded and 1.9 GB lie there. PyPI's
-torch for Linux wants 2 GB of CUDA libraries more, of which nothing runs on a CPU: those that are not small are stood in for
+The peer comes from PyPI into an environment of its own below `--cache`: torch's wheel has 539 MB, and 1.9 GB lie there.
+PyPI's torch for Linux wants NVIDIA's libraries too, of which nothing runs on a CPU: those that are not small are stood in for
 by links to an empty library, and pip remarks once that they are missing. Everything else is the standard library. Run it on a
 machine that does nothing else; `make bench-editing` builds first. `--write` puts the tables into bench/RESULTS.md."""
 
