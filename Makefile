@@ -16,8 +16,8 @@ RECORDS = 500
 model = $${AMEND_MODEL:-$$(scripts/fetch-model)}
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt openapi train eval compare bench bench-generation bench-latency bench-overload \
-	check-monitoring check-deploy model clean-data clean rust \
+.PHONY: help serve test check fmt openapi train eval compare bench bench-generation bench-editing bench-latency \
+	bench-overload check-monitoring check-deploy model clean-data clean rust \
 	compiler nextest
 
 help: ## List the targets
@@ -70,6 +70,10 @@ bench: rust compiler ## Measure edits, generation, memory and replay over HTTP: 
 bench-generation: rust compiler ## Measure generation beside llama.cpp: make bench-generation [ARGS="--write"]
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
 		$(PYTHON) bench/generation.py --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
+
+bench-editing: rust compiler ## Measure edits beside PyTorch, which it installs: make bench-editing [ARGS="--write"]
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(PYTHON) bench/editing.py --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
 
 bench-latency: rust compiler ## Measure how long clients wait for tokens: make bench-latency [ARGS="--write"]
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \

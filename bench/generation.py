@@ -150,12 +150,23 @@ def measure(server, args):
     return figures
 
 
+def works(python, check):
+    """Whether there is this Python and it can run the check."""
+    return python.exists() and subprocess.run([python, "-c", check], capture_output=True, check=False).returncode == 0
+
+
+def install(folder, *batches):
+    """A new environment with these packages, each batch by a run of pip of its own."""
+    subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+    for packages in batches:
+        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *packages], check=True)
+
+
 def peers_python(cache):
     folder = pathlib.Path(cache) / re.sub(r"\W+", "-", PEER)
     python = folder / "bin" / "python"
-    if subprocess.run([python, "-c", "import xllamacpp"], capture_output=True, check=False).returncode if python.exists() else True:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], check=True)
+    if not works(python, "import xllamacpp"):
+        install(folder, [PEER])
     return str(python)
 
 
