@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 
-from generation import HERE, install, machine, outputs, pinned, publish, works
+from generation import HERE, beside_a_peer, install, machine, options, pinned, publish, works
 
 PEER = "torch==2.15.0"
 LINUX = '; platform_system == "Linux"'
@@ -139,18 +139,12 @@ def table(results, args):
 
 
 def main():
-    target = os.environ.get("CARGO_TARGET_DIR", "target")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", required=True, help="GGUF file")
-    parser.add_argument("--editor", default="editors/smollm2-135m-instruct", help="the editor's folder")
-    parser.add_argument("--binary", default=f"{target}/release/amend", help="the program")
-    parser.add_argument("--cache", default=f"{target}/bench", help="where the peer is installed")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads, and cores to pin to")
+    parser = options(__doc__)
+    beside_a_peer(parser)
     parser.add_argument("--edits", type=int, default=50, help="edits timed one by one")
     parser.add_argument("--warmup", type=int, default=5, help="edits before them that are not timed")
     parser.add_argument("--tokens", type=int, default=12, help="tokens of an edit, prompt and target together")
     parser.add_argument("--queued", type=int, default=64, help="edits sent at once")
-    outputs(parser)
     args = parser.parse_args()
 
     python = peers_python(args.cache)

@@ -25,6 +25,7 @@ import time
 
 PEER = "xllamacpp==2026.10.11549"
 HERE = pathlib.Path(__file__).resolve().parent
+TARGET = os.environ.get("CARGO_TARGET_DIR", "target")
 # Texts that a small model goes on with for long.
 PROMPTS = ["Once upon a time there was a", "The history of the city of Rome begins", "Here is a long list of animals:",
            "My favourite recipe for bread is as follows.", "The sun rose over the mountains and", "In the year 1850 the",
@@ -204,25 +205,30 @@ def publish(name, args, text, results):
         write(name, text)
 
 
-def outputs(parser):
-    """The options of publish."""
+def options(description):
+    """A parser with what every harness takes: the program, what it serves, and where the figures go."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", required=True, help="GGUF file")
+    parser.add_argument("--editor", default="editors/smollm2-135m-instruct", help="the editor's folder")
+    parser.add_argument("--binary", default=f"{TARGET}/release/amend", help="the program")
     parser.add_argument("--json", metavar="FILE", help="also write all figures here")
     parser.add_argument("--write", action="store_true", help="write the table to bench/RESULTS.md")
+    return parser
+
+
+def beside_a_peer(parser):
+    """What those take that measure a peer too."""
+    parser.add_argument("--cache", default=f"{TARGET}/bench", help="where the peer is installed")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads, and cores to pin to")
 
 
 def main():
-    target = os.environ.get("CARGO_TARGET_DIR", "target")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", required=True, help="GGUF file")
-    parser.add_argument("--editor", default="editors/smollm2-135m-instruct", help="the editor's folder")
-    parser.add_argument("--binary", default=f"{target}/release/amend", help="the program")
-    parser.add_argument("--cache", default=f"{target}/bench", help="where the peer is installed")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads, and cores to pin to")
+    parser = options(__doc__)
+    beside_a_peer(parser)
     parser.add_argument("--streams", type=int, default=8, help="streams that decode together")
     parser.add_argument("--tokens", type=int, default=128, help="tokens of each stream")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt that is read")
     parser.add_argument("--runs", type=int, default=5, help="runs of each figure")
-    outputs(parser)
     args = parser.parse_args()
 
     python = peers_python(args.cache)

@@ -3,19 +3,17 @@
 while edits are made and taken back as fast as the service takes them. Only the standard library is used. Run it on a
 machine that does nothing else; `make bench-latency` builds first. `--write` puts the table into bench/RESULTS.md."""
 
-import argparse
 import concurrent.futures
 import http.client
 import itertools
 import json
-import os
 import random
 import statistics
 import tempfile
 import threading
 import time
 
-from generation import PROMPTS, Amend, machine, outputs, publish
+from generation import PROMPTS, Amend, machine, options, publish
 
 # Prompts of mixed lengths: a sentence, or a page that ends with one.
 FILLER = "It was a long day, and nobody in the town had slept well since the fair had left. "
@@ -92,17 +90,12 @@ def table(results):
 
 
 def main():
-    target = os.environ.get("CARGO_TARGET_DIR", "target")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", required=True, help="GGUF file")
-    parser.add_argument("--editor", default="editors/smollm2-135m-instruct", help="the editor's folder")
-    parser.add_argument("--binary", default=f"{target}/release/amend", help="the program")
+    parser = options(__doc__)
     parser.add_argument("--threads", type=int, default=2, help="threads, and cores to pin to")
     parser.add_argument("--streams", type=int, default=16, help="streams at the same time")
     parser.add_argument("--requests", type=int, default=64, help="requests of each measurement beside others")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of each stream")
     parser.add_argument("--editors", type=int, default=2, help="clients that edit at the same time")
-    outputs(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = Amend(args, args.threads, folder)

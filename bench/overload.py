@@ -4,18 +4,16 @@ then, with ten times as many arriving, how long those who are admitted wait, how
 /livez and /metrics take meanwhile. Only the standard library is used. Run it on a machine that does nothing else; `--write`
 puts the table into bench/RESULTS.md."""
 
-import argparse
 import concurrent.futures
 import http.client
 import itertools
 import json
-import os
 import statistics
 import tempfile
 import threading
 import time
 
-from generation import PROMPTS, Amend, machine, outputs, publish
+from generation import PROMPTS, Amend, machine, options, publish
 
 # More would be measuring Python.
 MOST_AT_ONCE = 512
@@ -86,16 +84,11 @@ def spread(values):
 
 
 def main():
-    target = os.environ.get("CARGO_TARGET_DIR", "target")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", required=True, help="GGUF file")
-    parser.add_argument("--editor", default="editors/smollm2-135m-instruct", help="the editor's folder")
-    parser.add_argument("--binary", default=f"{target}/release/amend", help="the program")
+    parser = options(__doc__)
     parser.add_argument("--threads", type=int, default=2, help="threads, and cores to pin to")
     parser.add_argument("--streams", type=int, default=16, help="places, and clients while the capacity is measured")
     parser.add_argument("--tokens", type=int, default=32, help="tokens of each generation")
     parser.add_argument("--seconds", type=float, default=30, help="how long each measurement lasts")
-    outputs(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = Amend(args, args.threads, folder)

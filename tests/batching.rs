@@ -11,7 +11,10 @@ mod common;
 
 use std::sync::Arc;
 
-use amend::model::{DenseMatrices, Feed, LoadOptions, Model, Sequence};
+use amend::model::{
+    DenseMatrices, Feed, LoadOptions, Model, Passage, Projection, Sequence, TrunkState, capture,
+    measure::{target_log_probs, target_log_probs_each},
+};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
@@ -175,4 +178,27 @@ fn a_fork_goes_its_own_way_and_what_is_taken_back_leaves_no_trace() {
     first.truncate(30).unwrap();
     assert_eq!(first.len(), 30);
     assert!(model.forward(&mut first, &ids[30..], weights).unwrap() == expected);
+}
+
+#[test]
+fn targets_under_several_weights_get_what_each_gets_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = common::tiny_llama(folder.path());
+    let versions = versions(&model);
+    let passages: Vec<Passage> = [(9, 2), (5, 3), (12, 1)]
+        .into_iter()
+        .map(|(prompt, target)| Passage::text(common::random_ids(256, prompt + target, 7), prompt..prompt + target))
+        .collect();
+    let states = capture::read(&model, &passages).unwrap();
+    let sets: [(&[TrunkState], &dyn Projection); 3] =
+        [(&states, versions[1].as_ref()), (&[], versions[0].as_ref()), (&states[1..], versions[2].as_ref())];
+    let together = target_log_probs_each(&model, &sets).unwrap();
+    for ((states, weights), together) in sets.into_iter().zip(together) {
+        let alone = target_log_probs(&model, states, weights).unwrap();
+        assert_eq!(alone.len(), together.len());
+        for (alone, together) in alone.iter().zip(&together) {
+            common::assert_close("log-probabilities", together, alone, 1e-6);
+        }
+    }
+    assert!(target_log_probs_each(&model, &[(&[], versions[0].as_ref())]).unwrap()[0].is_empty());
 }

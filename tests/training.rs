@@ -187,6 +187,31 @@ fn the_number_of_threads_changes_nothing() {
 }
 
 #[test]
+fn the_whitening_takes_in_how_wordings_differ_and_that_alone() {
+    let mut bench = Bench::new();
+    let whitenings = |bench: &Bench, name: &str| {
+        [0.0, 5.0].map(|weight| {
+            let out = format!("{name}-{weight}");
+            let change = |recipe: &mut Recipe, _: &mut RunOptions| {
+                (recipe.whitening, recipe.whitening_paraphrases, recipe.steps) = (Some(0.1), weight, 1);
+            };
+            bench.run(&out, change).unwrap();
+            let mut tensors = bench.tensors(&format!("{out}/editor.safetensors"));
+            tensors.retain(|name, _| name.starts_with("whitening."));
+            tensors
+        })
+    };
+    let [without, with] = whitenings(&bench, "other");
+    assert!(
+        !without.is_empty() && without.keys().all(|name| without[name] != with[name]),
+        "every matrix sees a difference"
+    );
+    bench.train.records.iter_mut().for_each(|record| record.paraphrase.clone_from(&record.prompt));
+    let [without, with] = whitenings(&bench, "same");
+    assert_eq!(without, with);
+}
+
+#[test]
 fn an_interrupt_saves_a_run_that_can_go_on() {
     let bench = Bench::new();
     let stop = AtomicBool::new(true);

@@ -1,8 +1,8 @@
 //! Hidden states at the tail's door, computed once and kept on disk.
 //!
 //! The base model is frozen, so what the trunk makes of a training text never changes. The states lie in one
-//! memory-mapped file, of f16 where that holds them, whose name is the digest of everything they depend on: the model, where its tail begins, and the
-//! token ids. For texts that must not change under edits, the base model's own final states at the measured positions
+//! memory-mapped file, of f16 where that holds them, whose name is the digest of everything they depend on: the model,
+//! where its tail begins, and the token ids. For texts that must not change under edits, the base model's own final states at the measured positions
 //! lie in a second file, f32: the base's logits are one product away.
 
 use std::{

@@ -172,3 +172,25 @@ fn whiten(still: &Moment, difference: &Moment, shares: Shares) -> CandleResult<T
         (0..width * width).map(|at| f16::from_f64(scaled[(at / width, at % width)] * scale).to_f32()).collect();
     Tensor::from_vec(values, (width, width), &Device::Cpu)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How strongly an input along each axis is answered, the inputs being alike in all directions, and wordings being told
+    /// apart by the first alone.
+    fn answered(paraphrases: f64) -> Vec<f32> {
+        let still = Moment { width: 3, rows: 2.0, sum: vec![2.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 2.0] };
+        let difference = Moment { width: 3, rows: 4.0, sum: vec![4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0] };
+        let whitening = whiten(&still, &difference, Shares { ridge: 0.0, paraphrases }).unwrap();
+        let rows = whitening.to_vec2::<f32>().unwrap();
+        (0..3).map(|i| rows[i][i]).collect()
+    }
+
+    #[test]
+    fn what_tells_wordings_apart_is_answered_less() {
+        assert_eq!(answered(0.0), [1.0; 3]);
+        let [first, second, third] = answered(3.0)[..] else { panic!("three axes") };
+        assert!((first * 4.0 - second).abs() < 1e-2 && (second - third).abs() < 1e-6, "{first} {second} {third}");
+    }
+}

@@ -111,7 +111,8 @@ pub fn read_all<B: Bench>(bench: &B, passages: &[Passage], budget: usize) -> Res
 /// longer texts share a pass with fewer others.
 const FULL_WIDTH: usize = 512;
 
-/// Rows of logits (one per target position, as wide as the vocabulary) in one pass.
+/// Rows of logits (one per target position, as wide as the vocabulary) in one pass. Where texts are measured before and
+/// after in one go, there are twice as many.
 const PASS_TARGETS: usize = 128;
 
 /// Splits texts into runs that fit one pass each, in order. Attention pads every text of a pass to the longest, so a run
