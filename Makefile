@@ -7,13 +7,18 @@ export PYTHON
 
 # One build profile for all that CI does: dependencies are compiled once.
 PROFILE = ci
+# Which model: smollm2-135m-instruct, or gemma3-270m with ACCEPT_LICENCE=yes (without it, the terms are shown).
+MODEL = smollm2-135m-instruct
 # Where `make train` writes and what `make serve` and `make eval` use.
-EDITOR_FOLDER = editors/smollm2-135m-instruct
+EDITOR_FOLDER = editors/$(MODEL)
+# A log belongs to one model.
+DATABASE = sqlite://data/$(if $(filter smollm2-135m-instruct,$(MODEL)),amend,$(MODEL)).db
 # How many records `make eval` measures.
 RECORDS = 500
 
-# The model: what AMEND_MODEL names, else the default one, fetched on first use.
-model = $${AMEND_MODEL:-$$(scripts/fetch-model)}
+# The model's file: what AMEND_MODEL names, else the one that is fetched on first use.
+fetch = scripts/fetch-model $(MODEL) $(if $(ACCEPT_LICENCE),--accept-licence)
+model = $${AMEND_MODEL:-$$($(fetch))}
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check fmt openapi train eval compare bench bench-generation bench-editing bench-latency \
@@ -23,9 +28,10 @@ model = $${AMEND_MODEL:-$$(scripts/fetch-model)}
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: rust compiler ## Fetch the model if need be, build, and run the service on 127.0.0.1:8080, with its log in data/
+serve: rust compiler ## Fetch the model if need be, build, and run the service on 127.0.0.1:8080, with its log in data/ (MODEL=gemma3-270m)
 	@model="$(model)" && [ -n "$$model" ] && mkdir -p data && $(CARGO) build --release && \
-		AMEND_MODEL="$$model" AMEND_EDITOR="$${AMEND_EDITOR:-$(EDITOR_FOLDER)}" $(CARGO) run --release --quiet -- serve
+		AMEND_MODEL="$$model" AMEND_EDITOR="$${AMEND_EDITOR:-$(EDITOR_FOLDER)}" \
+		AMEND_DATABASE="$${AMEND_DATABASE:-$(DATABASE)}" $(CARGO) run --release --quiet -- serve
 
 test: rust compiler nextest ## Run every test, on the real model too
 	@model="$$(scripts/fetch-model)" && \
@@ -90,8 +96,8 @@ check-monitoring: rust compiler ## Check dashboards and alerts with a Prometheus
 check-deploy: ## Check docker/ and deploy/ without an engine or a cluster: make check-deploy [ARGS="--npm FOLDER --strict"]
 	@$(PYTHON) scripts/check-deploy $(ARGS)
 
-model: ## Fetch the default model if need be and print its path
-	@scripts/fetch-model
+model: ## Fetch the model if need be and print its path
+	@$(fetch)
 
 clean-data: ## Delete the log in data/, with every edit in it
 	rm -f data/amend.db data/amend.db-wal data/amend.db-shm

@@ -92,6 +92,7 @@ fn run_options(args: &TrainArgs) -> RunOptions {
         validation_records: schedule.validation_records.get(),
         patience: schedule.patience.get(),
         resume: args.files.resume,
+        from: args.files.from.clone(),
         max_minutes: schedule.max_minutes,
         threads: args.model.compute.threads(),
     }

@@ -55,6 +55,11 @@ pub struct TrainFiles {
     #[arg(long, env = "AMEND_CACHE", value_name = "DIR")]
     pub cache: Option<PathBuf>,
 
+    /// Begin with the weights, the statistics and the whitening of this editor, of the same model, blocks, rank and composition,
+    /// instead of fresh ones
+    #[arg(long, env = "AMEND_FROM", value_name = "DIR")]
+    pub from: Option<PathBuf>,
+
     /// Continue the run whose state is in the --out folder, bit for bit; of its options only --steps may differ, and the
     /// schedule goes on from where it is
     #[arg(long, env = "AMEND_RESUME")]

@@ -105,6 +105,8 @@ pub struct RunOptions {
     /// Validations without a better one before stopping.
     pub patience: usize,
     pub resume: bool,
+    /// Folder of the editor to begin with; none for a fresh one.
+    pub from: Option<PathBuf>,
     pub max_minutes: Option<f64>,
     /// Threads that compute, on parts of a batch.
     pub threads: usize,

@@ -116,16 +116,20 @@ pub struct Origin {
     pub train: Digest,
     pub validation: Digest,
     pub running_text: Option<Digest>,
+    /// Of the tensors of the editor that it began with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Digest>,
 }
 
 impl Origin {
-    pub(super) fn of(inputs: &Inputs<'_>) -> Self {
+    pub(super) fn of(inputs: &Inputs<'_>, from: Option<&Manifest>) -> Self {
         Self {
             model: inputs.model.digest(),
             tail_blocks: inputs.model.network().shape().tail_blocks,
             train: inputs.train.digest,
             validation: inputs.validation.digest,
             running_text: inputs.running_text.map(|text| Digest::of(text.as_bytes())),
+            from: from.map(|manifest| manifest.tensors_digest),
         }
     }
 }
@@ -207,7 +211,7 @@ impl RunState {
         &self,
         mend: &Mend,
         inputs: &Inputs<'_>,
-        recipe: &Recipe,
+        (recipe, origin): (&Recipe, &Origin),
         out: &Path,
     ) -> Result<(), TrainingError> {
         let model = inputs.model;
@@ -228,6 +232,7 @@ impl RunState {
                 "data_digest": inputs.train.digest,
                 "records": inputs.train.records.len(),
                 "validation_digest": inputs.validation.digest,
+                "from": origin.from,
             }),
             figures: json!({ "validation": self.history.best() }),
         };

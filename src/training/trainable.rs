@@ -128,13 +128,25 @@ impl Trainable {
         }
     }
 
+    /// Takes the weights, statistics and whitening of an editor, by the names that its folder has.
+    pub fn begin_with(&mut self, editor: &HashMap<String, Tensor>) -> std::result::Result<(), TrainingError> {
+        let mut state = editor.clone();
+        if let Some(rates) = editor.get(LEARNING_RATES) {
+            state.insert(SCALES.to_owned(), (rates.to_dtype(DType::F32)? / self.initial_step_size)?);
+        }
+        self.restore(&state)
+    }
+
     /// Takes back what [`Trainable::state`] gave.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> std::result::Result<(), TrainingError> {
         for (name, variable) in &self.variables {
             let saved = state.get(name).filter(|saved| saved.dims() == variable.dims()).ok_or_else(|| {
-                TrainingError::Refused(format!("the saved run has no {name} of this shape; was it another recipe?"))
+                TrainingError::Refused(format!(
+                    "there is no {name} of shape {:?} in it; has it another rank or composition, or other blocks?",
+                    variable.dims()
+                ))
             })?;
-            variable.set(&saved.copy()?)?;
+            variable.set(&saved.to_dtype(DType::F32)?.copy()?)?;
         }
         let rates = Tensor::zeros(self.matrices.len(), DType::F32, &Device::Cpu)?;
         let mut tensors = state.clone();

@@ -30,7 +30,10 @@ use super::{
     whitening::{self, Shares, Sources},
 };
 use crate::{
-    editor::{CompositionKind, folder::MANIFEST},
+    editor::{
+        CompositionKind,
+        folder::{self, MANIFEST},
+    },
     model::Model,
 };
 
@@ -107,7 +110,8 @@ impl<'a> Trainer<'a> {
         if !options.resume {
             refuse_to_overwrite(&options.out)?;
         }
-        let origin = Origin::of(inputs);
+        let from = options.from.as_deref().map(|folder| folder::read(folder, inputs.model.digest())).transpose()?;
+        let origin = Origin::of(inputs, from.as_ref().map(|(manifest, _)| manifest));
         let records: Vec<_> = train.iter().chain(validation).cloned().collect();
         let tokenizer = inputs.model.tokenizer();
         let corpus = Corpus::new(tokenizer, &records, inputs.running_text, WINDOWS, recipe.seed)?;
@@ -120,7 +124,11 @@ impl<'a> Trainer<'a> {
         let factors = FactorCache::new(inputs.model, Arc::clone(&states), joint);
         let count = options.validation_records.min(validation.len());
         let mut trainable = Trainable::new(inputs.model.editable(), recipe)?;
-        if let Some(ridge) = recipe.whitening.filter(|_| !options.resume) {
+        let begun = options.resume || from.is_some();
+        if let Some((_, tensors)) = &from {
+            trainable.begin_with(tensors)?;
+        }
+        if let Some(ridge) = recipe.whitening.filter(|_| !begun) {
             let shares = Shares { ridge, paraphrases: recipe.whitening_paraphrases };
             let compared: Vec<usize> = (0..train.len().min(WHITENING_TEXTS)).collect();
             let sources = Sources { still: &still, records: &compared };
@@ -244,7 +252,7 @@ impl<'a> Trainer<'a> {
         let better = self.run.history.push(figures);
         self.bar.suspend(|| println!("{text}{}", if better { "  best" } else { "" }));
         if better {
-            self.run.export(&mend, self.inputs, self.recipe, &self.options.out)?;
+            self.run.export(&mend, self.inputs, (self.recipe, &self.origin), &self.options.out)?;
         }
         self.save()
     }
