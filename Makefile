@@ -22,7 +22,7 @@ model = $${AMEND_MODEL:-$$($(fetch))}
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check fmt openapi train eval compare bench bench-generation bench-editing bench-latency \
-	bench-overload check-monitoring check-deploy model clean-data clean rust \
+	bench-sizes bench-overload check-monitoring check-deploy model clean-data clean rust \
 	compiler nextest
 
 help: ## List the targets
@@ -84,6 +84,10 @@ bench-editing: rust compiler ## Measure edits beside PyTorch, which it installs:
 bench-latency: rust compiler ## Measure how long clients wait for tokens: make bench-latency [ARGS="--write"]
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
 		$(PYTHON) bench/latency.py --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
+
+bench-sizes: rust compiler ## Measure the cost of an edit against the model's size, with random weights too: make bench-sizes [ARGS="--write"]
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(PYTHON) bench/sizes.py --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
 
 bench-overload: rust compiler ## Measure what a crowd ten times too large gets: make bench-overload [ARGS="--write"]
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
