@@ -150,7 +150,7 @@ pub struct WriterArgs {
 
     /// How much edits yield to generation where both compute, 0 to 19 as nice(1) has it: the more, the steadier running
     /// streams, and the longer an edit beside them; on Linux only
-    #[arg(long, env = "AMEND_EDIT_NICENESS", value_name = "N", default_value = "5")]
+    #[arg(long, env = "AMEND_EDIT_NICENESS", value_name = "N", default_value = "10")]
     #[arg(value_parser = clap::value_parser!(u8).range(0..=19))]
     pub edit_niceness: u8,
 

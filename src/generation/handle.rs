@@ -24,7 +24,11 @@ use super::{
     },
     stream::{GenerateStream, Output, expect_event, started, unexpected},
 };
-use crate::{model::measure::TargetScore, telemetry::Metrics, threads};
+use crate::{
+    model::measure::TargetScore,
+    telemetry::Metrics,
+    threads::{self, Urgency},
+};
 
 /// How long a stopped engine may take to finish the turn it is in.
 const LAST_TURN: Duration = Duration::from_secs(10);
@@ -73,7 +77,7 @@ impl GenerateHandle {
             engine::run(decoder.as_ref(), &incoming, chunk, &life, &metrics);
         };
         let failed = |error| GenerateError::Internal(format!("the engine's threads can not be started: {error}"));
-        let pool = threads::pool("amend-tokens", None, 0).map_err(failed)?;
+        let pool = threads::pool("amend-tokens", None, Urgency::Prompt).map_err(failed)?;
         thread::Builder::new().name("amend-engine".into()).spawn(move || pool.install(engine)).map_err(failed)?;
         tokio::spawn(Arc::new(dispatcher).run());
         Ok(Self(Arc::new(inner)))

@@ -9,7 +9,7 @@
 use rayon::{ThreadPool, prelude::*};
 
 use super::TrainingError;
-use crate::threads;
+use crate::threads::{self, Urgency};
 
 /// Threads that share out lists of items.
 pub struct Workers {
@@ -19,7 +19,7 @@ pub struct Workers {
 impl Workers {
     /// Starts `threads` threads, at least one.
     pub fn new(threads: usize) -> Result<Self, TrainingError> {
-        let pool = threads::pool("amend-worker", Some(threads), 0);
+        let pool = threads::pool("amend-worker", Some(threads), Urgency::Nice(0));
         let failed = |source| TrainingError::Io { what: format!("starting {threads} threads"), source };
         pool.map(|pool| Self { pool }).map_err(failed)
     }

@@ -8,7 +8,7 @@ use super::{CanaryText, Guard, Policy, WriterError, guard::Limits};
 const GUARD_SAMPLE: usize = 8;
 
 /// What a token gains and an edit loses where both compute, unless told otherwise (`bench/RESULTS.md`).
-const NICENESS: u8 = 5;
+const NICENESS: u8 = 10;
 
 /// Similarity from which on a prompt counts as a paraphrase, unless told otherwise: on CounterFact half of the
 /// paraphrases reach it and one in a thousand pairs of other prompts (`docs/holding.md`).

@@ -27,7 +27,7 @@ use crate::{
     model::DenseMatrices,
     panics::caught,
     telemetry::Metrics,
-    threads,
+    threads::{self, Urgency},
     weights::{Published, Version},
 };
 
@@ -116,7 +116,7 @@ pub async fn start_with<B: Bench>(
     let bench = Arc::new(bench);
     let (commands, queue) = mpsc::channel(config.queue_capacity);
     let (snapshots, requests) = mpsc::channel(SNAPSHOT_QUEUE);
-    let pool = threads::pool("amend-edits", None, config.niceness)?;
+    let pool = threads::pool("amend-edits", None, Urgency::Nice(config.niceness))?;
     let (roster, recheck) = (Roster::new(config.pass_tokens), Recheck::new(config.recheck_idle));
     let shared = Arc::new(Shared::new(Arc::clone(&bench) as _, config, metrics.clone()));
     let (closing, ending) = (shared.closing.clone(), shared.ending.clone());
