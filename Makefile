@@ -21,8 +21,8 @@ fetch = scripts/fetch-model $(MODEL) $(if $(ACCEPT_LICENCE),--accept-licence)
 model = $${AMEND_MODEL:-$$($(fetch))}
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt openapi train eval compare bench bench-generation bench-editing bench-latency \
-	bench-sizes bench-overload check-monitoring check-deploy model clean-data clean rust \
+.PHONY: help serve test check fmt openapi train eval compare bench bench-generation bench-editing bench-training \
+	bench-log bench-latency bench-sizes bench-overload check-monitoring check-deploy model clean-data clean rust \
 	compiler nextest
 
 help: ## List the targets
@@ -80,6 +80,15 @@ bench-generation: rust compiler ## Measure generation beside llama.cpp: make ben
 bench-editing: rust compiler ## Measure edits beside PyTorch, which it installs: make bench-editing [ARGS="--write"]
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
 		$(PYTHON) bench/editing.py --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
+
+bench-training: rust compiler ## Measure training beside PyTorch, which it installs: make bench-training DATA=train.json [ARGS="--write"]
+	@[ -n "$(DATA)" ] || { echo 'usage: make bench-training DATA=train.json [ARGS="..."]' >&2; exit 2; }
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(PYTHON) bench/training.py --model "$$model" --data "$(DATA)" $(ARGS)
+
+bench-log: rust compiler ## Measure taking back and starting with 1,000 edits: make bench-log [ARGS="--write"]
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(PYTHON) bench/log.py --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
 
 bench-latency: rust compiler ## Measure how long clients wait for tokens: make bench-latency [ARGS="--write"]
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \

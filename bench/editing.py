@@ -103,14 +103,7 @@ def log_probability(server, edit):
 
 def peer(args, threads, python, batches):
     """PyTorch's figures of the same edits."""
-    task = {"model": str(pathlib.Path(args.model).absolute()), "editor": args.editor, "threads": threads, **batches}
-    # The first edited layer's input has no gradient, as it must be; torch remarks on it.
-    command = [python, "-W", "ignore:Full backward hook:UserWarning", HERE / "editing_peer.py"]
-    run = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, preexec_fn=pinned(threads),
-                         env={**os.environ, "TQDM_DISABLE": "1"}, check=False)
-    if run.returncode:
-        sys.exit(f"bench: the peer ended with status {run.returncode}")
-    made = json.loads(run.stdout)
+    made = ask_peer("editing_peer.py", args, threads, python, {"editor": args.editor, **batches})
     phases = {phase: statistics.median(edit["phases_ms"][phase] for edit in made["one_by_one"])
               for phase in made["one_by_one"][0]["phases_ms"]}
     assert all(edit["tokens"] == args.tokens for edit in made["one_by_one"]), "the peer reads other tokens"
@@ -119,6 +112,18 @@ def peer(args, threads, python, batches):
             "one_by_one": {"median_ms": phases["total"], "without_before_median_ms": spared, "phases_median_ms": phases},
             "at_once": {"seconds": made["at_once_seconds"],
                         "edits_per_second": len(batches["at_once"]) / made["at_once_seconds"]}}
+
+
+def ask_peer(program, args, threads, python, task):
+    """What one of the peer's programs answers to a task on the model."""
+    task = {"model": str(pathlib.Path(args.model).absolute()), "threads": threads, **task}
+    # The first edited layer's input has no gradient, as it must be; torch remarks on it.
+    command = [python, "-W", "ignore:Full backward hook:UserWarning", HERE / program]
+    run = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, preexec_fn=pinned(threads),
+                         env={**os.environ, "TQDM_DISABLE": "1"}, check=False)
+    if run.returncode:
+        sys.exit(f"bench: the peer ended with status {run.returncode}")
+    return json.loads(run.stdout)
 
 
 def table(results, args):
