@@ -139,7 +139,7 @@ def measure(args, model, editor, folder):
     """What the general harness finds, for one model."""
     figures = folder / "figures.json"
     command = [sys.executable, HERE.parent / "scripts" / "bench", "--binary", args.binary, "--model", model, "--editor", editor,
-               "--threads", str(args.threads), "--pin", "--edits", "15", "--warmup", "3", "--queued", "16", "--generate", "32",
+               "--threads", str(args.threads), "--pin", "--tokens", "0", "--edits", "15", "--warmup", "3", "--queued", "16", "--generate", "32",
                "--replay", "0", "--active", "", "--json", figures]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return json.loads(figures.read_text())
@@ -180,8 +180,9 @@ def panel(rows, left, title, key):
                      f'<text x="{left + 44}" y="{y(power) + 4}" text-anchor="end">{10 ** power:g}</text>')
     for row, size, value in zip(rows, sizes, values):
         color = "#1f77b4" if row["weights"] == "real" else "#d62728"
-        parts.append(f'<circle cx="{x(size):.1f}" cy="{y(value):.1f}" r="4" fill="{color}"><title>{row["name"]}</title></circle>'
-                     f'<text x="{x(size):.1f}" y="{y(value) - 8:.1f}" text-anchor="middle" font-size="9">{row["name"]}</text>')
+        anchor, shift = ("start", 8) if size < (first + last) / 2 else ("end", -8)
+        parts.append(f'<circle cx="{x(size):.1f}" cy="{y(value):.1f}" r="4" fill="{color}"/><text x="{x(size) + shift:.1f}" '
+                     f'y="{y(value) + 4:.1f}" text-anchor="{anchor}" font-size="9">{row["name"].removesuffix("'s shape")}</text>')
     parts.append(f'<text x="{left + width / 2}" y="{height + 30}" text-anchor="middle">{10 ** min(sizes) / 1e6:.0f} to '
                  f'{10 ** max(sizes) / 1e6:.0f} million parameters, logarithmic</text>')
     return "".join(parts)
