@@ -180,9 +180,10 @@ def panel(rows, left, title, key):
                      f'<text x="{left + 44}" y="{y(power) + 4}" text-anchor="end">{10 ** power:g}</text>')
     for row, size, value in zip(rows, sizes, values):
         color = "#1f77b4" if row["weights"] == "real" else "#d62728"
+        label = row["name"].removesuffix("'s shape")
         anchor, shift = ("start", 8) if size < (first + last) / 2 else ("end", -8)
         parts.append(f'<circle cx="{x(size):.1f}" cy="{y(value):.1f}" r="4" fill="{color}"/><text x="{x(size) + shift:.1f}" '
-                     f'y="{y(value) + 4:.1f}" text-anchor="{anchor}" font-size="9">{row["name"].removesuffix("'s shape")}</text>')
+                     f'y="{y(value) + 4:.1f}" text-anchor="{anchor}" font-size="9">{label}</text>')
     parts.append(f'<text x="{left + width / 2}" y="{height + 30}" text-anchor="middle">{10 ** min(sizes) / 1e6:.0f} to '
                  f'{10 ** max(sizes) / 1e6:.0f} million parameters, logarithmic</text>')
     return "".join(parts)
