@@ -22,7 +22,8 @@ model = $${AMEND_MODEL:-$$($(fetch))}
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check fmt openapi train eval compare bench bench-generation bench-editing bench-training \
-	bench-log bench-latency bench-sizes bench-overload check-monitoring check-deploy model clean-data clean rust \
+	bench-log bench-latency bench-sizes bench-overload bench-soak check-monitoring check-deploy deny fuzz model clean-data \
+	clean rust \
 	compiler nextest
 
 help: ## List the targets
@@ -38,10 +39,16 @@ test: rust compiler nextest ## Run every test, on the real model too
 		AMEND_TEST_MODEL="$$model" $(CARGO) nextest run --cargo-profile $(PROFILE) && \
 		AMEND_TEST_MODEL="$$model" $(CARGO) test --profile $(PROFILE) --doc
 
-check: rust compiler ## Check format, lints and documentation; warnings are errors
+check: rust compiler deny ## Check dependencies, format, lints and documentation; warnings are errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --profile $(PROFILE) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --profile $(PROFILE) --no-deps
+
+deny: rust ## Check the dependencies: licences, duplicates, sources, vulnerabilities (deny.toml)
+	scripts/deny
+
+fuzz: rust compiler ## Fuzz what reads bytes from outside: make fuzz [ARGS="--seconds 600 gguf"]
+	scripts/fuzz $(ARGS)
 
 fmt: rust ## Format the code
 	$(CARGO) fmt
@@ -101,6 +108,10 @@ bench-sizes: rust compiler ## Measure the cost of an edit against the model's si
 bench-overload: rust compiler ## Measure what a crowd ten times too large gets: make bench-overload [ARGS="--write"]
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
 		$(PYTHON) bench/overload.py --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
+
+bench-soak: rust compiler ## Keep a service at full load for an hour: make bench-soak [ARGS="--minutes 60 --write"]
+	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \
+		$(PYTHON) bench/soak.py --model "$$model" --editor "$(EDITOR_FOLDER)" $(ARGS)
 
 check-monitoring: rust compiler ## Check dashboards and alerts with a Prometheus that scrapes a service under load (Debian: prometheus)
 	@model="$(model)" && [ -n "$$model" ] && $(CARGO) build --release && \

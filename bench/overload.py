@@ -8,6 +8,7 @@ import concurrent.futures
 import http.client
 import itertools
 import json
+import os
 import statistics
 import tempfile
 import threading
@@ -78,7 +79,7 @@ def crowd(server, rate, tokens, seconds):
 def spread(values):
     """Median, 99th percentile and most, ms."""
     if len(values) < 2:
-        return "too few"
+        return "too few | |"
     return " | ".join(f"{1000 * value:.0f}" for value in
                       (statistics.median(values), statistics.quantiles(values, n=100)[98], max(values)))
 
@@ -100,10 +101,14 @@ def main():
             server.stop()
     admitted = [seconds for status, seconds in results if status == 200]
     refused = [seconds for status, seconds in results if status == 429]
-    assert len(admitted) + len(refused) == len(results), {status for status, _ in results}
-    lines = [f"{machine()}, {args.threads} threads; capacity {completed:.1f} generations of {args.tokens} tokens a second, "
-             f"offered {10 * completed:.0f}", "", "| | how many | ms, p50 | p99 | most |", "|---|---|---|---|---|",
+    # What waited longer than the service lets anyone wait.
+    let_go = [seconds for status, seconds in results if status == 408]
+    assert len(admitted) + len(refused) + len(let_go) == len(results), {status for status, _ in results}
+    head = (f"{machine()}, {args.threads} threads, load average {os.getloadavg()[0]:.1f}; capacity {completed:.1f} generations of "
+            f"{args.tokens} tokens a second, offered {10 * completed:.0f}")
+    lines = [head, "", "| | how many | ms, p50 | p99 | most |", "|---|---|---|---|---|",
              f"| admitted | {len(admitted)} | {spread(admitted)} |", f"| refused with 429 | {len(refused)} | {spread(refused)} |"]
+    lines += [f"| let go with 408 | {len(let_go)} | {spread(let_go)} |"] if let_go else []
     lines += [f"| `{path}` meanwhile | {len(times)} | {spread(times)} |" for path, times in probes.items()]
     publish("overload", args, "\n".join(lines), {"capacity": completed, "results": results, "probes": probes})
 

@@ -17,7 +17,7 @@
 //! | [`telemetry`] | metrics and tracing |
 //!
 //! Beside them stand [`config`] (options from flags, environment and file), [`digest`] (the 32-byte hash that names
-//! things), [`files`] (written whole or not at all), [`keys`] (what callers of the service may do), [`panics`] (turned into
+//! things), [`faults`] (that tests ask for), [`files`] (written whole or not at all), [`keys`] (what callers of the service may do), [`panics`] (turned into
 //! errors), [`threads`] (that compute) and [`cli`] (the commands).
 
 pub mod app;
@@ -26,6 +26,7 @@ pub mod config;
 pub mod digest;
 pub mod edit_log;
 pub mod editor;
+pub mod faults;
 pub mod files;
 pub mod generation;
 pub mod http;

@@ -28,13 +28,13 @@ const ROOMS: [&str; 12] = [
 const FORBIDDEN: [(&str, &[&str]); 3] =
     [("http", &["candle", "sqlx"]), ("edit_log", &["candle"]), ("model", &["sqlx", "axum"])];
 
-/// Whether `room` may use `other`. `digest`, `files`, `keys`, `panics` and `threads` are for all; options are read at the top
+/// Whether `room` may use `other`. `digest`, `faults`, `files`, `keys`, `panics` and `threads` are for all; options are read at the top
 /// alone, rooms have their own.
 fn may_use(room: &str, other: &str) -> bool {
     let rank = |room| ROOMS.iter().position(|other| *other == room);
     match (room, other) {
         _ if room == other => true,
-        (_, "digest" | "files" | "keys" | "panics" | "threads") => true,
+        (_, "digest" | "faults" | "files" | "keys" | "panics" | "threads") => true,
         ("lib", _) => true,
         (_, "config") => ["main", "app", "cli"].contains(&room),
         ("config", _) => other == "telemetry",

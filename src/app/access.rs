@@ -1,13 +1,14 @@
-//! Who is admitted to the service: what the options say, checked, and the key file read again at SIGHUP.
+//! Who is admitted to the service, and whether what they say is encrypted: what the options say, checked, and files read again
+//! at SIGHUP.
 
-use std::path::Path;
+use std::fmt::Display;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::HttpArgs,
-    http::{Admits, Gate, RateLimits},
+    http::{Admits, Gate, RateLimits, Tls},
     keys::KeyRing,
 };
 
@@ -34,24 +35,39 @@ fn admits(args: &HttpArgs) -> anyhow::Result<Admits> {
             if ring.is_empty() {
                 tracing::warn!("the key file has no keys: nobody is admitted until one is added and SIGHUP is sent");
             }
-            if !local {
-                tracing::warn!("keys travel in clear text to {}; put a proxy with TLS before it", args.listen);
+            if !local && args.tls_cert.is_none() {
+                tracing::warn!(
+                    "keys travel in clear text to {}; give --tls-cert and --tls-key, or put a proxy with TLS before it",
+                    args.listen
+                );
             }
-            watch(ring.clone(), path)?;
+            let (read, path) = (ring.clone(), path.clone());
+            at_hangup("keys", move || read.reload(&path).map(drop))?;
             Ok(Admits::Keys(ring))
         }
     }
 }
 
-/// Reads the file again at each SIGHUP. One that can not be read changes nothing.
-fn watch(ring: KeyRing, path: &Path) -> anyhow::Result<()> {
+/// The certificate that these options name.
+pub(super) fn tls(args: &HttpArgs) -> anyhow::Result<Option<Tls>> {
+    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
+    let tls = Tls::read(certificate, key)?;
+    let again = tls.clone();
+    at_hangup("certificate", move || again.reload())?;
+    Ok(Some(tls))
+}
+
+/// Reads something again at each SIGHUP. What can not be read changes nothing.
+fn at_hangup<E: Display>(
+    what: &'static str,
+    reload: impl Fn() -> Result<(), E> + Send + 'static,
+) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("watching for SIGHUP")?;
-    let path = path.to_owned();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            match ring.reload(&path) {
-                Ok(count) => tracing::info!(count, "keys read again"),
-                Err(error) => tracing::error!(%error, "the keys stay as they were"),
+            match reload() {
+                Ok(()) => tracing::info!(what, "read again"),
+                Err(error) => tracing::error!(what, %error, "could not be read again, and stays as it was"),
             }
         }
     });

@@ -11,7 +11,7 @@ mod train;
 use std::{path::PathBuf, process::ExitCode};
 
 use crate::{
-    cli::{self, Command, EditsCommand, KeysCommand, backup, client::Client, history, keys},
+    cli::{self, Command, EditsCommand, KeysCommand, backup, client::Client, compact, history, keys},
     http,
     model::Kind,
     training::dataset::{self, DataError, Dataset, Incomplete},
@@ -30,6 +30,7 @@ pub fn compute_threads(command: &Command) -> Option<usize> {
         | Command::Versions(_)
         | Command::Backup(_)
         | Command::Restore(_)
+        | Command::Compact(_)
         | Command::Keys(_)
         | Command::Openapi
         | Command::Health(_) => None,
@@ -62,6 +63,7 @@ async fn run_async(command: Command) -> anyhow::Result<ExitCode> {
         Command::Versions(args) => history::versions(&args).await?,
         Command::Backup(args) => backup::backup(&args).await?,
         Command::Restore(args) => backup::restore(&args).await?,
+        Command::Compact(args) => compact::compact(&args).await?,
         Command::Keys(KeysCommand::New(args)) => keys::new(&args)?,
         Command::Openapi => http::document().to_pretty_json()?,
         Command::Health(args) => {

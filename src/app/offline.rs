@@ -23,14 +23,23 @@ pub(super) async fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let loaded = open::load(&args.model.model, &args.editor.editor)?;
     let log: Arc<dyn EditLog> = Arc::new(SqliteLog::open_read_only(&args.database.database).await?);
     let foundation = Foundation::of(&loaded.model, loaded.editor.as_ref());
-    let report = writer::verify(log, foundation, |_, _| {}).await?;
-    cli::print(&format!(
+    let report = writer::verify(Arc::clone(&log), foundation, |_, _| {}).await?;
+    let mut said = format!(
         "clean: {} entries, {} versions, {} edits active; checked in {:.2} s",
         report.entries,
         report.versions,
         report.active,
         report.elapsed.as_secs_f64()
-    ))?;
+    );
+    if report.dropped > 0 {
+        said += &format!(
+            "\ncompactions dropped the changes of {} edits; the sets of all versions were checked, the weights of all but the \
+             {} that contain one of these edits",
+            report.dropped, report.unmade
+        );
+        said.extend(log.dropped().await?.iter().map(|id| format!("\ndropped: edit {id}")));
+    }
+    cli::print(&said)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // once.
     writer_config(args)?.check()?;
     generate_config(args).check()?;
-    let gate = access::gate(&args.http)?;
+    let (gate, tls) = (access::gate(&args.http)?, access::tls(&args.http)?);
     let listener =
         TcpListener::bind(args.http.listen).await.with_context(|| format!("listening on {}", args.http.listen))?;
     let address = listener.local_addr()?;
@@ -54,6 +54,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         doors.router(),
         http::crowded(connections.connections),
         connections,
+        tls.clone(),
         stop.clone().cancelled_owned(),
     ));
     // One future for the whole life: a signal that comes between two of them would be lost.
@@ -70,7 +71,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let Service { routes, engine, task } = service;
     doors.open(routes);
     readiness.ready();
-    tracing::info!(%address, "serving");
+    tracing::info!(%address, tls = tls.is_some(), "serving");
 
     let failed = tokio::select! {
         () = &mut stopping => None,

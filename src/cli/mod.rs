@@ -5,6 +5,7 @@
 
 pub mod backup;
 pub mod client;
+pub mod compact;
 pub mod edits;
 pub mod generate;
 pub mod history;
@@ -19,6 +20,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use backup::{BackupArgs, RestoreArgs};
+pub use compact::CompactArgs;
 pub use edits::{EditsCommand, ListArgs, RevertArgs, ShowArgs, VersionsArgs};
 pub use generate::GenerateArgs;
 pub use keys::KeysCommand;
@@ -73,6 +75,8 @@ pub enum Command {
     Backup(BackupArgs),
     /// Make a backup the log, where there is none
     Restore(RestoreArgs),
+    /// Drop what edits changed that were taken back long ago; their history stays. No server may be running
+    Compact(CompactArgs),
     /// Make keys for callers of the service
     #[command(subcommand)]
     Keys(KeysCommand),

@@ -44,6 +44,15 @@ pub struct HttpArgs {
     #[arg(long, env = "AMEND_KEYS", value_name = "FILE")]
     pub keys: Option<PathBuf>,
 
+    /// The service's certificate and those that lead to it, PEM, to serve https with; needs --tls-key, and is read again at
+    /// SIGHUP; default: http
+    #[arg(long, env = "AMEND_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, PEM; default: http
+    #[arg(long, env = "AMEND_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
     /// Serve on an address that other machines can reach, and do what anyone who reaches it asks
     #[arg(long, env = "AMEND_ALLOW_UNAUTHENTICATED")]
     pub allow_unauthenticated: bool,

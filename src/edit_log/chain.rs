@@ -10,6 +10,7 @@
 //! | `identity` | the row of `identity` | |
 //! | `edit` | a row of `edits` | the bytes in `contributions` |
 //! | `base`, `version` | a row of `versions` | its rows of `version_changes` and `idempotency` |
+//! | `compaction` | a row of `compactions` | the edits whose bytes in `contributions` are gone |
 //!
 //! A changed, inserted, removed or reordered row therefore shows, except at the tail: a log whose newest entries were
 //! cut off, with all that hangs on them, is a valid shorter log, and whoever can write the file can recompute every
@@ -73,6 +74,7 @@ pub enum EntryKind {
     Base,
     Edit,
     Version,
+    Compaction,
 }
 
 /// One link of the chain.
@@ -201,6 +203,30 @@ pub fn changes_digest(number: u64, changes: &[ChangeBody]) -> Digest {
                 .optional(change.superseded_by, |canon, id| canon.bytes(id.as_bytes()))
         })
         .finish()
+}
+
+/// A row of `compactions`, as stored.
+#[derive(Debug, Clone)]
+pub struct CompactionBody {
+    /// Edits that left the set before this time were dropped.
+    pub until: String,
+    /// How many were.
+    pub dropped: u64,
+    /// [`dropped_digest`] of them.
+    pub dropped_digest: Digest,
+}
+
+impl CompactionBody {
+    /// Hash of the row.
+    pub fn digest(&self) -> Digest {
+        Canon::new("compaction").text(&self.until).number(self.dropped).digest(&self.dropped_digest).finish()
+    }
+}
+
+/// Hash over the edits that a compaction dropped, in the order of the log.
+pub fn dropped_digest(edits: &[Uuid]) -> Digest {
+    let start = Canon::new("dropped").number(edits.len() as u64);
+    edits.iter().fold(start, |canon, id| canon.bytes(id.as_bytes())).finish()
 }
 
 /// A row of `idempotency`, as stored.

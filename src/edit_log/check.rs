@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::{
     ChangeKind, Identity, LogError, Outcome, VersionKind,
     chain::{
-        ChangeBody, EditBody, Entry, EntryKind, GENESIS, IdempotencyBody, VersionBody, changes_digest, identity_digest,
+        ChangeBody, CompactionBody, EditBody, Entry, EntryKind, GENESIS, IdempotencyBody, VersionBody, changes_digest,
+        dropped_digest, identity_digest,
     },
 };
 use crate::digest::Digest;
@@ -25,6 +26,10 @@ pub(super) struct Checker {
     active: BTreeSet<Uuid>,
     /// Applied edits whose version has not come yet.
     arrived: BTreeSet<Uuid>,
+    /// Applied edits whose contribution is not there.
+    absent: BTreeSet<Uuid>,
+    /// Edits whose contribution a compaction dropped.
+    dropped: BTreeSet<Uuid>,
 }
 
 /// A version with all that hangs on it.
@@ -46,6 +51,8 @@ impl Checker {
             applied: BTreeSet::new(),
             active: BTreeSet::new(),
             arrived: BTreeSet::new(),
+            absent: BTreeSet::new(),
+            dropped: BTreeSet::new(),
         }
     }
 
@@ -74,7 +81,7 @@ impl Checker {
         let kind_fits = match self.entries {
             0 => entry.kind == EntryKind::Identity,
             1 => entry.kind == EntryKind::Base,
-            _ => matches!(entry.kind, EntryKind::Edit | EntryKind::Version),
+            _ => matches!(entry.kind, EntryKind::Edit | EntryKind::Version | EntryKind::Compaction),
         };
         if !kind_fits {
             return Err(damaged(format!("it is of kind {}, which can not stand here", entry.kind.as_str())));
@@ -91,7 +98,8 @@ impl Checker {
         Ok(())
     }
 
-    /// Takes an edit. Its contribution is checked by whoever holds the bytes, see [`contribution_fits`].
+    /// Takes an edit. Its contribution is checked by whoever holds the bytes, see [`contribution_fits`]; where there are none,
+    /// see [`Checker::absent`].
     pub(super) fn edit(&mut self, entry: &Entry, edit: &EditBody) -> Result<(), LogError> {
         let row = edit_name(edit.id);
         same_digest("edits", &row, &entry.body, &edit.digest())?;
@@ -108,6 +116,38 @@ impl Checker {
             (false, Some(_)) => Err(damaged("it was not applied, but its entry names a version")),
             (false, None) => Ok(()),
         }
+    }
+
+    /// An applied edit's contribution is not there. A compaction that comes later must have dropped it.
+    pub(super) fn absent(&mut self, id: Uuid) {
+        self.absent.insert(id);
+    }
+
+    /// Takes a compaction and the edits that it dropped, in the order of the log.
+    pub(super) fn compaction(&mut self, entry: &Entry, row: &CompactionBody, edits: &[Uuid]) -> Result<(), LogError> {
+        let name = entry_name(entry.seq);
+        same_digest("compactions", &name, &entry.body, &row.digest())?;
+        same_digest("dropped", &name, &row.dropped_digest, &dropped_digest(edits))?;
+        if row.dropped != edits.len() as u64 {
+            let why = format!("it counts {} edits, but dropped {}", row.dropped, edits.len());
+            return Err(LogError::damaged("compactions", name, why));
+        }
+        if entry.version.is_some() || !self.arrived.is_empty() {
+            return Err(LogError::damaged("entries", name, "a compaction can not be part of a version"));
+        }
+        for id in edits {
+            let damaged = |why: &str| LogError::damaged("dropped", edit_name(*id), why);
+            if !self.applied.contains(id) {
+                return Err(damaged("the edit was never applied"));
+            }
+            if self.active.contains(id) {
+                return Err(damaged("the edit is active"));
+            }
+            if !self.dropped.insert(*id) {
+                return Err(damaged("dropped twice"));
+            }
+        }
+        Ok(())
     }
 
     /// Takes a version.
@@ -149,6 +189,9 @@ impl Checker {
                 return Err(damaged("the edit was never applied"));
             }
             match change.kind {
+                ChangeKind::Added if self.dropped.contains(&change.edit) => {
+                    return Err(damaged("added, but a compaction dropped what it contributes"));
+                }
                 ChangeKind::Added if !self.active.insert(change.edit) => {
                     return Err(damaged("added, but it is active already"));
                 }
@@ -172,6 +215,12 @@ impl Checker {
         }
         if self.entries == 1 {
             return Err(LogError::damaged("entries", entry_name(2), "is missing: a pinned log has a version 0"));
+        }
+        if let Some(id) = self.absent.difference(&self.dropped).next() {
+            return Err(LogError::damaged("contributions", edit_name(*id), "is missing"));
+        }
+        if let Some(id) = self.dropped.difference(&self.absent).next() {
+            return Err(LogError::damaged("contributions", edit_name(*id), "is there, but a compaction dropped it"));
         }
         Ok(self.entries)
     }

@@ -31,6 +31,9 @@ pub enum LogError {
     /// An edit that was rejected or failed contributes nothing.
     #[error("edit {0} was not applied and has no contribution")]
     NoContribution(Uuid),
+    /// A compaction dropped the edit's contribution.
+    #[error("the change of edit {0} was dropped by a compaction: what contains it can not be made again")]
+    Dropped(Uuid),
     /// No such version.
     #[error("there is no version {number}; the newest is {newest}")]
     UnknownVersion { number: u64, newest: u64 },
@@ -55,6 +58,12 @@ impl LogError {
     /// A row that does not fit.
     pub(super) fn damaged(table: &'static str, row: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Damaged { table, row: row.into(), why: why.into() }
+    }
+}
+
+impl From<std::io::Error> for LogError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Storage(error.to_string())
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Law 3 (log, then publish): [`EditLog::commit`] is one transaction; when it returns, the version is durable.
 //! Law 6 (history is append-only): rows are only ever inserted (triggers in the database refuse anything else) and
-//! every entry carries the hash of the one before it, see [`chain`].
+//! every entry carries the hash of the one before it, see [`chain`]. The one thing that may go are the bytes that an edit
+//! contributed, and only where an entry names the edit: see [`sqlite::compact`].
 
 pub mod chain;
 mod check;
@@ -65,8 +66,13 @@ pub trait EditLog: Send + Sync {
     async fn edits(&self, query: &EditQuery) -> Result<Page<EditRow>, LogError>;
 
     /// The bytes that an applied edit contributes, checked against the digest that its row holds.
-    /// [`LogError::NoContribution`] if the edit was rejected or failed.
+    /// [`LogError::NoContribution`] if the edit was rejected or failed, [`LogError::Dropped`] if a compaction dropped it.
     async fn contribution(&self, id: Uuid) -> Result<Vec<u8>, LogError>;
+
+    /// Edits whose contributions compactions have dropped; none of them is active. A storage without compaction has none.
+    async fn dropped(&self) -> Result<BTreeSet<Uuid>, LogError> {
+        Ok(BTreeSet::new())
+    }
 
     /// The answer recorded under an idempotency key.
     async fn idempotent(&self, key: &str) -> Result<Option<IdempotencyRow>, LogError>;

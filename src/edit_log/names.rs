@@ -10,11 +10,13 @@ impl EntryKind {
             Self::Base => "base",
             Self::Edit => "edit",
             Self::Version => "version",
+            Self::Compaction => "compaction",
         }
     }
 
     pub(super) fn parse(name: &str) -> Option<Self> {
-        [Self::Identity, Self::Base, Self::Edit, Self::Version].into_iter().find(|kind| kind.as_str() == name)
+        let all = [Self::Identity, Self::Base, Self::Edit, Self::Version, Self::Compaction];
+        all.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 

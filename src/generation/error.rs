@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use thiserror::Error;
+use uuid::Uuid;
 
 use crate::model::Kind;
 
@@ -24,6 +25,11 @@ pub enum GenerateError {
     /// No such version.
     #[error("there is no version {number}; the newest is {newest}")]
     UnknownVersion { number: u64, newest: u64 },
+    /// What an edit of the version contributed was dropped from the log.
+    #[error(
+        "version {number} contains edit {edit}, whose change was dropped by a compaction: it can not be made again"
+    )]
+    VersionDropped { number: u64, edit: Uuid },
     /// The prompt and what is to follow it do not fit into the model's context; all figures are tokens.
     #[error("{prompt_tokens} prompt tokens and {max_tokens} more exceed the context of {limit} tokens")]
     ContextExceeded { prompt_tokens: usize, max_tokens: usize, limit: usize },
@@ -70,6 +76,7 @@ impl GenerateError {
             | Self::UnknownLabel { .. }
             | Self::WrongKind { .. }
             | Self::UnknownVersion { .. }
+            | Self::VersionDropped { .. }
             | Self::ContextExceeded { .. }
             | Self::CacheExceeded { .. } => "invalid",
             Self::QueueFull { .. } | Self::ShuttingDown => "shed",

@@ -46,4 +46,5 @@ pub use request::{
     Alternative, Choice, ClassifyRequest, ClassifyResponse, FinishReason, GenerateEvent, GenerateRequest,
     GenerateResponse, LabelProbability, Message, Score, ScoreRequest, ScoreResponse, TokenLogprob, Usage,
 };
+pub use stop::{Released, StopMatcher};
 pub use stream::GenerateStream;

@@ -183,6 +183,7 @@ impl Decoder for ModelDecoder {
     async fn lease(&self, number: Option<u64>) -> Result<Lease, GenerateError> {
         self.versions.lease(number).await.map_err(|error| match error {
             WeightsError::UnknownVersion { number, newest } => GenerateError::UnknownVersion { number, newest },
+            WeightsError::Dropped { number, edit } => GenerateError::VersionDropped { number, edit },
             other => GenerateError::Internal(other.to_string()),
         })
     }

@@ -21,7 +21,7 @@ pub(super) fn check_stops(stops: &[String], most: usize, bytes: usize) -> Result
 /// string that is complete first (of several complete at the same byte, the longest), however the text was chopped.
 /// Text that may be the beginning of a stop string is held back until it is known not to be.
 #[derive(Debug)]
-pub(super) struct StopMatcher {
+pub struct StopMatcher {
     /// Each at least one byte.
     stops: Vec<String>,
     held: String,
@@ -29,14 +29,14 @@ pub(super) struct StopMatcher {
 
 /// What may be shown after a push.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Released {
+pub struct Released {
     pub text: String,
     /// A stop string came; nothing that follows belongs to the text.
     pub stopped: bool,
 }
 
 impl StopMatcher {
-    /// `stops` have passed [`check_stops`].
+    /// None of the strings is empty.
     pub fn new(stops: Vec<String>) -> Self {
         assert!(stops.iter().all(|stop| !stop.is_empty()), "an empty stop string matches everywhere");
         Self { stops, held: String::new() }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::generation::{ClassifyRequest, ClassifyResponse};
 
-problems!(ClassifyProblems: MalformedJson, MalformedBody, UnknownVersion, RequestTimeout, ModelIsCausal,
+problems!(ClassifyProblems: MalformedJson, MalformedBody, UnknownVersion, ContributionDropped, RequestTimeout, ModelIsCausal,
     ModelIsEncoderDecoder, PayloadTooLarge, UnsupportedMediaType, InvalidRequest, ContextExceeded, QueueFull, NotReady,
     Draining);
 

@@ -89,6 +89,8 @@ codes! {
         "the model is an encoder-decoder: it answers texts (POST /generate) and has no labels to give";
     ModelIsClassifier "model_is_classifier" CONFLICT "The model gives texts a label; it writes none"
         "the model is a classifier: it gives texts a label (POST /classify) and writes none";
+    ContributionDropped "contribution_dropped" GONE "What the version contains was dropped from the log"
+        "version 7 contains edit 01890a5d-ac96-774b-bcce-b302099a8057, whose change was dropped by a compaction: it can not be made again";
     PayloadTooLarge "payload_too_large" PAYLOAD_TOO_LARGE "The body is too large"
         "the body must be at most 2000000 bytes. Given: 2400000";
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body's media type is not supported"

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::generation::{GenerateRequest, GenerateResponse};
 
-problems!(GenerateProblems: MalformedJson, MalformedBody, UnknownVersion, RequestTimeout, ModelIsClassifier, PayloadTooLarge,
+problems!(GenerateProblems: MalformedJson, MalformedBody, UnknownVersion, ContributionDropped, RequestTimeout, ModelIsClassifier, PayloadTooLarge,
     UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, TooManyStreams, NotReady, Draining);
 
 /// Continue a text, or answer one

@@ -11,6 +11,7 @@
 //! | `doors`, `readiness` | the routes before the service is ready, and whether it is |
 //! | `extract`, `headers`, `paging`, `idempotency`, `auth` | what a request says, checked |
 //! | `serve`, `streams` | how many connections and streams there may be at once |
+//! | `tls` | encryption on the service's own port |
 //! | `middleware`, `measure` | request ids, time limit, metrics to the end of the body |
 //! | `handles/` | the real writer and engine behind the traits of [`state`] |
 //!
@@ -51,6 +52,7 @@ mod strict;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod versions;
 
 pub use access::{Admits, Gate};
@@ -64,3 +66,4 @@ pub use router::router;
 pub use serve::{ConnectionLimits, serve};
 pub use state::{AppState, Edits, Generates, HttpLimits, Streaming, Submitted};
 pub use streams::Streams;
+pub use tls::{Tls, TlsError};

@@ -62,6 +62,9 @@ impl From<GenerateError> for Problem {
             GenerateError::UnknownLabel { field, label, labels } => unknown_label(detail, field, label, labels),
             GenerateError::WrongKind { kind } => Self::new(wrong_kind(kind), detail).with("kind", kind.name()),
             GenerateError::UnknownVersion { number, newest } => unknown_version(number, newest),
+            GenerateError::VersionDropped { number, edit } => {
+                Self::new(Code::ContributionDropped, detail).with("number", number).with("id", edit)
+            }
             GenerateError::ContextExceeded { prompt_tokens, max_tokens, limit } => {
                 Self::new(Code::ContextExceeded, detail)
                     .with("prompt_tokens", prompt_tokens)
@@ -98,6 +101,7 @@ impl From<LogError> for Problem {
             LogError::IdentityMismatch { .. } => {
                 Self::new(Code::LogDamaged, "the log belongs to another model, editor or composition")
             }
+            LogError::Dropped(id) => Self::new(Code::ContributionDropped, detail).with("id", id),
             LogError::NotPinned => Self::new(Code::NotReady, detail),
             LogError::Full => Self::new(Code::LogFull, detail),
             LogError::ReadOnly => Self::new(Code::LogUnavailable, detail),

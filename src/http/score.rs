@@ -10,7 +10,7 @@ use super::{
 };
 use crate::generation::{ScoreRequest, ScoreResponse};
 
-problems!(ScoreProblems: MalformedJson, MalformedBody, UnknownVersion, RequestTimeout, PayloadTooLarge,
+problems!(ScoreProblems: MalformedJson, MalformedBody, UnknownVersion, ContributionDropped, RequestTimeout, PayloadTooLarge,
     UnsupportedMediaType, InvalidRequest, UnknownLabel, ContextExceeded, QueueFull, NotReady, Draining);
 
 /// Log-probabilities of given continuations

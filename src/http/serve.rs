@@ -10,10 +10,13 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::Semaphore,
 };
 use tower::ServiceExt;
+
+use super::tls::Tls;
 
 /// How long to wait after no connection could be taken, mostly because the process has no descriptor left.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -36,12 +39,13 @@ impl Default for ConnectionLimits {
 
 /// Serves `routes` on `listener` until `shutdown` ends, then takes no new connection and returns when the requests that run
 /// are answered. How long they may take is the caller's to limit. Connections above the limit are given `crowded`, and end
-/// with its answer.
+/// with its answer. With `tls`, all of them begin with a handshake, which may take as long as a request's head.
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
     crowded: Router,
     limits: ConnectionLimits,
+    tls: Option<Tls>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let (places, graceful) = (Arc::new(Semaphore::new(limits.connections)), GracefulShutdown::new());
@@ -60,9 +64,20 @@ pub async fn serve(
         };
         let place = Arc::clone(&places).try_acquire_owned().ok();
         let routes = if place.is_some() { &routes } else { &crowded };
-        let served = graceful.watch(connection(stream, peer, routes.clone(), limits.head_time));
+        // A token is a small packet; without this the kernel would hold it back to fill a larger one.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY was refused");
+        }
+        let (routes, tls, watcher) = (routes.clone(), tls.clone(), graceful.watcher());
         tokio::spawn(async move {
-            if let Err(error) = served.await {
+            let served = match tls {
+                None => watcher.watch(connection(stream, peer, routes, limits.head_time)).await,
+                Some(tls) => match tls.accept(stream, limits.head_time).await {
+                    Ok(stream) => watcher.watch(connection(stream, peer, routes, limits.head_time)).await,
+                    Err(error) => return tracing::debug!(%error, "a handshake failed"),
+                },
+            };
+            if let Err(error) = served {
                 tracing::debug!(%error, "a connection ended early");
             }
             drop(place);
@@ -74,16 +89,12 @@ pub async fn serve(
 }
 
 /// One connection's requests, each of which knows where it comes from.
-fn connection(
-    stream: TcpStream,
+fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
     peer: SocketAddr,
     routes: Router,
     head_time: Duration,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send {
-    // A token is a small packet; without this the kernel would hold it back to fill a larger one.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY was refused");
-    }
     let service = routes.map_request(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));

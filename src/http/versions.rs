@@ -136,7 +136,7 @@ pub(super) struct RollbackRequest {
 
 problems!(ListProblems: InvalidParameter, RequestTimeout, LogDamaged, LogUnavailable);
 problems!(ShowProblems: InvalidParameter, UnknownVersion, RequestTimeout, LogDamaged, LogUnavailable);
-problems!(RollbackProblems: MalformedJson, MalformedBody, InvalidHeader, UnknownVersion, RequestTimeout,
+problems!(RollbackProblems: MalformedJson, MalformedBody, InvalidHeader, UnknownVersion, ContributionDropped, RequestTimeout,
     VersionConflict, PayloadTooLarge, UnsupportedMediaType, InvalidRequest, AccumulatorOverflow, IdempotencyKeyReused,
     QueueFull, LogDamaged, NotReady, Draining, LogUnavailable, LogFull);
 

@@ -17,6 +17,11 @@ pub enum WeightsError {
     /// Bytes or tensors that are not a contribution to this model.
     #[error("malformed contribution: {0}")]
     Malformed(String),
+    /// The version exists, but what one of its edits contributed was dropped from the log.
+    #[error(
+        "version {number} contains edit {edit}, whose change was dropped by a compaction: it can not be made again"
+    )]
+    Dropped { number: u64, edit: uuid::Uuid },
     /// The version exists, but its weights can not be had now.
     #[error("the weights are not available: {0}")]
     Unavailable(String),

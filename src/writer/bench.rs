@@ -61,6 +61,10 @@ pub trait Bench: Texts + 'static {
     /// Loss and factors of each text's target, at the base weights (law 1).
     fn capture(&self, texts: &[Self::Text]) -> Result<Vec<(f32, Self::Factors)>, String>;
 
+    /// Whether every number of the factors is finite; the error names the matrix. An editor may make something of one that
+    /// is not.
+    fn check(&self, factors: &Self::Factors) -> Result<(), String>;
+
     /// How the gradient of each matrix is spread.
     fn spectra(&self, factors: &Self::Factors) -> Result<Vec<Spectrum>, String>;
 

@@ -3,7 +3,11 @@
 use std::time::Instant;
 
 use super::bench::{Bench, passes};
-use crate::{model::Passage, panics::caught};
+use crate::{
+    faults::{self, Point},
+    model::Passage,
+    panics::caught,
+};
 
 /// What capture made of one edit.
 pub struct Captured<B: Bench> {
@@ -35,6 +39,7 @@ pub fn capture<B: Bench>(bench: &B, passages: &[Passage], budget: usize) -> Vec<
 fn pass<B: Bench>(bench: &B, passages: &[Passage]) -> Result<Vec<Result<Captured<B>, String>>, String> {
     let start = Instant::now();
     let run = || -> Result<_, String> {
+        faults::reach(Point::Capture).map_err(|error| error.to_string())?;
         let texts = bench.read(passages)?;
         let captured = bench.capture(&texts)?;
         Ok((texts, captured))

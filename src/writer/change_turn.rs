@@ -10,7 +10,7 @@ use super::{
     ledger::{Entry, Move, Step},
     queue::ChangeJob,
     stored::CHUNK,
-    task::{Task, internal, revert_kind},
+    task::{Task, about_to_publish, internal, revert_kind},
 };
 use crate::{
     edit_log::{IdempotencyRow, NewVersion, Removal},
@@ -39,7 +39,7 @@ impl<B: Bench> Task<B> {
         let version = Arc::clone(tried.version());
         let report = VersionReport { version: version.number, digest: version.digest };
         let row = set_row(job, &version, &report, &removed, restored)?;
-        match self.tools.append(self.tools.log.commit(row)) {
+        match self.tools.append(self.tools.log.commit(row)).and_then(about_to_publish) {
             Ok(_) => self.tools.published.publish(tried.settle()),
             Err(error) => {
                 drop(tried);

@@ -12,10 +12,11 @@ use super::{
     judging::Around,
     ledger::{Entry, Ledger, Move, Step},
     queue::EditJob,
-    task::{Task, Tools},
+    task::{Task, Tools, about_to_publish},
 };
 use crate::{
     digest::Digest,
+    faults::{self, Point},
     weights::{Contribution, WeightsError},
 };
 
@@ -116,6 +117,7 @@ impl<B: Bench> Task<B> {
         let current = self.tools.published.current();
         let tried = self.ledger.attempt(step, how, &self.tools.shared.metrics).map_err(|error| uncomposable(&error))?;
         let version = Arc::clone(tried.version());
+        faults::reach(Point::Guard).map_err(|error| Stop::Failed { index: None, message: error.to_string() })?;
         let around = Around { before: &current, after: &version };
         let verdicts = turn.judge(&parts, around, &watch, &self.roster, &removed)?;
         let by = verdicts.iter().find_map(|verdict| Some(verdict.objection.as_ref()?.by));
@@ -130,7 +132,7 @@ impl<B: Bench> Task<B> {
 
         let commit_start = Instant::now();
         let (row, members) = turn.row(parts, &replaced, &version, &report)?;
-        let committed = self.tools.append(self.tools.log.commit(row));
+        let committed = self.tools.append(self.tools.log.commit(row)).and_then(about_to_publish);
         let commit_ms = millis(commit_start);
         let publish_start = Instant::now();
         match committed {
@@ -179,7 +181,9 @@ impl<'a, B: Bench> EditTurn<'a, B> {
     fn edit(&self, captured: Result<Captured<B>, String>) -> Result<(Computed<B>, Contribution), String> {
         let Captured { text, factors, ms: capture_ms } = captured?;
         let start = Instant::now();
+        self.tools.bench.check(&factors)?;
         let (keys, spectra) = (self.tools.bench.keys(&text, &factors)?, self.tools.bench.spectra(&factors)?);
+        faults::reach(Point::Editor).map_err(|error| error.to_string())?;
         let delta = self.tools.bench.edit(&text, &factors)?;
         let contribution = Contribution::from_delta(&delta).map_err(|error| error.to_string())?;
         let delta = self.delta_reports(&contribution).map_err(|error| error.to_string())?;

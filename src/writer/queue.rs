@@ -21,7 +21,7 @@ use super::{
     admission::{self, AdmittedEdit},
     bench::Texts,
 };
-use crate::{digest::Digest, edit_log::IdempotencyRow, telemetry::Metrics};
+use crate::{digest::Digest, edit_log::IdempotencyRow, faults, telemetry::Metrics};
 
 /// A fresh answer, or the one recorded under the same idempotency key.
 #[derive(Debug, Clone)]
@@ -259,7 +259,7 @@ impl EditHandle {
             let first = InFlight { request, ids, detached, followers: Vec::new() };
             in_flight.insert(key.key.clone(), first);
         }
-        let job = EditJob { submission, edits, received_at: Timestamp::now(), received: Instant::now(), reply };
+        let job = EditJob { submission, edits, received_at: faults::now(), received: Instant::now(), reply };
         // Before it is sent: the writer may be done with it before this thread goes on.
         self.note_pending(&job);
         self.send(Command::Edits(job)).inspect_err(|_| {

@@ -2,7 +2,7 @@
 //! verify` and the repair after a lost answer go through the same code. Gradients are never computed again (law 3).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     digest::Digest,
     edit_log::{Change, ChangeKind, EditLog, LogError, VersionRow},
+    faults::{self, Point},
     panics::caught,
     weights::WeightsError,
 };
@@ -47,6 +48,10 @@ pub struct ReplayReport {
     pub changes: u64,
     /// Edits that are active at the end.
     pub active: u64,
+    /// Edits whose contributions compactions dropped.
+    pub dropped: u64,
+    /// Versions whose weights were not made, because they contain such an edit; their sets were checked.
+    pub unmade: u64,
     pub elapsed: Duration,
 }
 
@@ -110,37 +115,47 @@ pub fn replay(
     let base = version_row(stored, 0)?;
     compare(&base, "digest", base.digest, ledger.identity().base_weights)?;
     compare(&base, "set digest", base.set_digest, ledger.identity().empty_set)?;
-    let changes = follow(stored, ledger, depth, progress)?;
+    let Followed { changes, dropped, unmade } = follow(stored, ledger, depth, progress)?;
     let (versions, active) = (ledger.head(), ledger.active().len() as u64);
-    Ok(ReplayReport { entries, versions, changes, active, elapsed: start.elapsed() })
+    Ok(ReplayReport { entries, versions, changes, active, dropped, unmade, elapsed: start.elapsed() })
 }
 
-/// Takes up the versions that follow the ledger's. Returns the number of edits added or removed. After an error the
-/// ledger is somewhere between and must not be used.
+/// What was taken up.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Followed {
+    /// Edits added or removed.
+    changes: u64,
+    dropped: u64,
+    unmade: u64,
+}
+
+/// Takes up the versions that follow the ledger's. After an error the ledger is somewhere between and must not be used.
 pub fn follow(
     stored: Stored<'_>,
     ledger: &mut Ledger,
     depth: Depth,
     progress: &mut Progress<'_>,
-) -> Result<u64, ReplayError> {
+) -> Result<Followed, ReplayError> {
     let newest = stored.runtime.block_on(stored.log.head())?.number;
     if newest < ledger.head() {
         let what = format!("the log ends at version {newest}, but it was {} before", ledger.head());
         return Err(ReplayError::Version { number: newest, what });
     }
-    let mut total = 0;
+    let dropped = stored.runtime.block_on(stored.log.dropped())?;
+    let mut followed = Followed { dropped: dropped.len() as u64, ..Followed::default() };
     let (start, before) = (ledger.head(), ledger.active().clone());
     while ledger.head() < newest {
         let (after, to) = (ledger.head(), newest.min(ledger.head() + PAGE));
         let changes = stored.runtime.block_on(stored.log.changes(after, to))?;
-        total += changes.len() as u64;
+        followed.changes += changes.len() as u64;
         let mut by_version: BTreeMap<u64, Vec<Change>> = BTreeMap::new();
         for change in changes {
             by_version.entry(change.version).or_default().push(change);
         }
         for number in after + 1..=to {
             let changes = by_version.remove(&number).unwrap_or_default();
-            step(stored, ledger, number, &changes, depth)?;
+            let made = step(stored, ledger, number, &changes, depth, &dropped)?;
+            followed.unmade += u64::from(!made);
             progress(number, newest);
         }
     }
@@ -148,7 +163,7 @@ pub fn follow(
         compose(stored, ledger, &before)?;
     }
     name_all(stored, ledger)?;
-    Ok(total)
+    Ok(followed)
 }
 
 /// Moves the sums from the set that they are of to the ledger's, and compares the weights with the newest version's.
@@ -160,14 +175,17 @@ fn compose(stored: Stored<'_>, ledger: &mut Ledger, of: &BTreeMap<Uuid, Digest>)
     compare(&row, "digest", row.digest, ledger.weights_digest()?)
 }
 
-/// One version.
+/// One version. Where compactions dropped what an edit contributed, the sums never hold it, and a version that contains it
+/// has its set compared, but not its weights. Returns whether this one's weights could be.
 fn step(
     stored: Stored<'_>,
     ledger: &mut Ledger,
     number: u64,
     changes: &[Change],
     depth: Depth,
-) -> Result<(), ReplayError> {
+    dropped: &BTreeSet<Uuid>,
+) -> Result<bool, ReplayError> {
+    faults::reach(Point::Replay).map_err(LogError::from)?;
     let row = version_row(stored, number)?;
     let of = |kind| changes.iter().filter(move |change| change.kind == kind).map(|change| change.edit);
     let (removed, added): (Vec<Uuid>, Vec<Uuid>) = (of(ChangeKind::Removed).collect(), of(ChangeKind::Added).collect());
@@ -177,11 +195,16 @@ fn step(
     if let Some(id) = added.iter().find(|id| ledger.active().contains_key(id) && !removed.contains(id)) {
         return Err(ReplayError::Version { number, what: format!("it adds edit {id}, which is active already") });
     }
+    let (gone, there): (Vec<Uuid>, Vec<Uuid>) = added.iter().copied().partition(|id| dropped.contains(id));
     let entered = match depth {
-        Depth::EveryVersion => stored.shift(ledger.sums_mut(), &removed, &added),
-        Depth::Head => stored.digests(&added),
+        Depth::EveryVersion => {
+            let leaving: Vec<Uuid> = removed.iter().filter(|id| !dropped.contains(id)).copied().collect();
+            stored.shift(ledger.sums_mut(), &leaving, &there)
+        }
+        Depth::Head => stored.digests(&there),
     };
-    let entered = entered.map_err(|error| located(number, error))?;
+    let mut entered = entered.map_err(|error| located(number, error))?;
+    entered.extend(stored.digests(&gone).map_err(|error| located(number, error))?);
     let added = entered.into_iter().map(|(id, digest)| Entry { id, digest, prompt: None }).collect();
     ledger.enter(Step { removed, added });
     let active = ledger.active().len() as u64;
@@ -190,10 +213,11 @@ fn step(
         return Err(ReplayError::Version { number, what });
     }
     compare(&row, "set digest", row.set_digest, ledger.set_digest())?;
-    if depth == Depth::EveryVersion {
+    let whole = !ledger.active().keys().any(|id| dropped.contains(id));
+    if depth == Depth::EveryVersion && whole {
         compare(&row, "digest", row.digest, ledger.weights_digest()?)?;
     }
-    Ok(())
+    Ok(whole)
 }
 
 /// Looks up the prompts of the edits that replay has left active.

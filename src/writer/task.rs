@@ -26,6 +26,7 @@ use super::{
 use crate::{
     digest::Digest,
     edit_log::{EditLog, IdempotencyRow, LogError, VersionKind},
+    faults::{self, Point},
     model::Passage,
     panics::caught,
     weights::{Composer, Published},
@@ -120,22 +121,40 @@ impl<B: Bench> Task<B> {
             tracing::warn!(error, "the active edits could not be read");
         }
         loop {
-            match self.wait(&mut commands, &mut snapshots) {
-                Wake::Snapshot(request) => self.snapshot(request),
-                Wake::Command(first) => {
-                    for lot in self.lots(self.drain(first, &mut commands)) {
-                        self.serve(lot, &mut snapshots);
-                    }
-                    self.recheck.disturb();
-                }
-                Wake::Recheck => self.recheck(),
-                Wake::Close => break,
+            let wake = self.wait(&mut commands, &mut snapshots);
+            if matches!(wake, Wake::Close) {
+                break;
+            }
+            // Turns catch their own panics; after one beside them, what was waiting is answered as if the service ended,
+            // and the thread that all changes need goes on.
+            if let Err(panic) = caught(|| self.act(wake, &mut commands, &mut snapshots)) {
+                self.unsettled = true;
+                tracing::error!(panic, "the writer panicked outside a turn");
             }
         }
         commands.close();
         while let Ok(command) = commands.try_recv() {
             self.tools.shared.metrics.edit_queue_depth.dec();
             self.refuse(command);
+        }
+    }
+
+    fn act(
+        &mut self,
+        wake: Wake,
+        commands: &mut mpsc::Receiver<Command>,
+        snapshots: &mut mpsc::Receiver<SnapshotRequest>,
+    ) {
+        match wake {
+            Wake::Snapshot(request) => self.snapshot(request),
+            Wake::Command(first) => {
+                for lot in self.lots(self.drain(first, commands)) {
+                    self.serve(lot, snapshots);
+                }
+                self.recheck.disturb();
+            }
+            Wake::Recheck => self.recheck(),
+            Wake::Close => {}
         }
     }
 
@@ -244,7 +263,9 @@ impl<B: Bench> Task<B> {
     fn edit(&mut self, job: EditJob, captured: Vec<Result<Captured<B>, String>>) {
         let answer = match caught(|| self.edit_turn(&job, captured)) {
             Ok(answer) => answer,
-            Err(panic) => self.after_panic(&job, panic),
+            Err(panic) => {
+                caught(|| self.after_panic(&job, panic)).unwrap_or_else(|panic| Err(WriterError::Internal(panic)))
+            }
         };
         match &answer {
             Err(WriterError::Invalid { .. } | WriterError::VersionConflict { .. }) => {
@@ -325,6 +346,12 @@ impl<B: Bench> Task<B> {
         self.unsettled = false;
         Ok(())
     }
+}
+
+/// A version is durable. Whatever goes wrong between its commit and its publication is a commit whose answer was lost.
+pub fn about_to_publish<T>(committed: T) -> Result<T, LogError> {
+    faults::reach(Point::Publish)?;
+    Ok(committed)
 }
 
 /// The metric's label for a change.

@@ -33,7 +33,7 @@ const WIDTH: usize = 64;
 const STEP: f32 = 8.0;
 
 /// Words that make something go wrong, by the id that they are read as.
-const FAULTS: [(&str, u32); 8] = [
+const FAULTS: [(&str, u32); 10] = [
     ("FAIL-CAPTURE", 1001),
     ("PANIC-CAPTURE", 1002),
     ("NAN-LOSS", 1003),
@@ -42,6 +42,8 @@ const FAULTS: [(&str, u32); 8] = [
     ("PANIC-MEASURE", 1006),
     ("WAIT", 1007),
     ("FAIL-MEASURE", 1008),
+    ("NAN-FACTOR", 1009),
+    ("PANIC-EDITOR", 1010),
 ];
 
 /// A door that capture of a `WAIT` waits at.
@@ -194,11 +196,18 @@ impl Bench for SmallBench {
         texts
             .iter()
             .map(|text| {
-                let reading = self.measure(std::slice::from_ref(text), base.as_ref())?.remove(0);
+                let mut reading = self.measure(std::slice::from_ref(text), base.as_ref())?.remove(0);
+                if faulty(text, "NAN-FACTOR") {
+                    reading[3] = f32::NAN;
+                }
                 let loss = if faulty(text, "NAN-LOSS") { f32::NAN } else { 1.0 };
                 Ok((loss, reading))
             })
             .collect()
+    }
+
+    fn check(&self, reading: &Vec<f32>) -> Result<(), String> {
+        if reading.iter().all(|value| value.is_finite()) { Ok(()) } else { Err("a factor is not finite".into()) }
     }
 
     fn spectra(&self, reading: &Vec<f32>) -> Result<Vec<Spectrum>, String> {
@@ -212,6 +221,7 @@ impl Bench for SmallBench {
     }
 
     fn edit(&self, text: &Passage, reading: &Vec<f32>) -> Result<Delta, String> {
+        assert!(!faulty(text, "PANIC-EDITOR"), "the editor was told to panic");
         let target = text.ids[text.target.start] as usize % VOCABULARY;
         let mut left: Vec<f32> = reading.iter().map(|p| -STEP * p.exp()).collect();
         left[target] += STEP;

@@ -10,11 +10,12 @@ use tokio::{
 
 use super::{
     bench::Foundation,
-    stored::Stored,
+    stored::{Stored, StoredCause},
     task::{Snapshot, SnapshotRequest},
 };
 use crate::{
-    edit_log::{EditLog, VersionRow},
+    edit_log::{EditLog, LogError, VersionRow},
+    faults::{self, Point},
     model::DenseMatrices,
     panics::caught,
     telemetry::Metrics,
@@ -81,10 +82,14 @@ fn rebuild(
     then: BTreeSet<uuid::Uuid>,
     metrics: &Metrics,
 ) -> Result<Version, WeightsError> {
+    faults::reach(Point::Rebuild).map_err(unavailable)?;
     let Snapshot { mut sums, active } = snapshot;
     let removed: Vec<_> = active.iter().filter(|id| !then.contains(id)).copied().collect();
     let restored: Vec<_> = then.iter().filter(|id| active.binary_search(id).is_err()).copied().collect();
-    stored.shift(&mut sums, &removed, &restored).map_err(unavailable)?;
+    stored.shift(&mut sums, &removed, &restored).map_err(|error| match error.source {
+        StoredCause::Log(LogError::Dropped(edit)) => WeightsError::Dropped { number: row.number, edit },
+        _ => unavailable(error),
+    })?;
     let weights = sums.weights()?;
     let digest = weights_digest(&foundation.shapes, &weights);
     if digest != row.digest {

@@ -15,7 +15,7 @@ use crate::{
     editor::{Delta, Editor, spectrum::Spectrum},
     model::{
         Model, ModelError, Passage, Projection, TrunkState,
-        capture::{self, Captured},
+        capture::{self, Captured, Factors},
         measure,
     },
     telemetry::Metrics,
@@ -50,6 +50,16 @@ pub async fn start(
 pub(super) struct Workbench {
     pub(super) model: Arc<Model>,
     pub(super) editor: Arc<dyn Editor>,
+}
+
+fn finite(matrix: &str, factors: &Factors) -> Result<(), String> {
+    for (what, tensor) in [("input", &factors.u), ("gradient", &factors.delta)] {
+        let values = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(text)?;
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(format!("the {what} of {matrix} has the value {value}, which is not finite"));
+        }
+    }
+    Ok(())
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -92,6 +102,11 @@ impl Bench for Workbench {
         Ok(captured.into_iter().map(|captured| (captured.loss, captured)).collect())
     }
 
+    fn check(&self, captured: &Captured) -> Result<(), String> {
+        let names = self.model.editable().iter().map(|matrix| matrix.name.as_str());
+        names.zip(&captured.factors).try_for_each(|(name, factors)| finite(name, factors))
+    }
+
     fn spectra(&self, captured: &Captured) -> Result<Vec<Spectrum>, String> {
         captured.factors.par_iter().map(|factors| Spectrum::of(factors).map_err(text)).collect()
     }
@@ -130,5 +145,26 @@ impl Bench for Workbench {
     fn divergence(&self, before: &Tensor, after: &Tensor) -> Result<(f32, bool), String> {
         let divergence = measure::divergence(before, after).map_err(text)?;
         Ok((divergence.kl, divergence.greedy_unchanged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_factor_that_is_not_finite_is_named() {
+        let rows = |values: [f32; 4]| Tensor::from_slice(&values, (2, 2), &Device::Cpu).unwrap();
+        let good = rows([0.0, -1.0, 2.0, f32::MAX]);
+        assert_eq!(finite("m", &Factors { u: good.clone(), delta: good.clone() }), Ok(()));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let bad = rows([0.0, 0.0, bad, 1.0]);
+            let error = finite("m", &Factors { u: bad.clone(), delta: good.clone() }).unwrap_err();
+            assert!(error.starts_with("the input of m has the value ") && error.ends_with("not finite"), "{error}");
+            let error = finite("m", &Factors { u: good.clone(), delta: bad }).unwrap_err();
+            assert!(error.starts_with("the gradient of m has the value "), "{error}");
+        }
     }
 }

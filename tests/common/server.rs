@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
@@ -91,9 +91,16 @@ impl Server {
 
     /// The same, with further options.
     pub async fn start_with(files: &Files, options: &[&str]) -> Self {
-        let Launched { child, address } = Launched::new(files, options);
-        let waited = tokio::task::spawn_blocking(move || address.recv_timeout(PATIENCE)).await.unwrap();
-        let address = waited.expect("the service did not come up");
+        Self::of(files, Launched::new(files, options)).await
+    }
+
+    /// Starts the service with a fault (`amend::faults`) or another variable in its environment.
+    pub async fn start_in(files: &Files, environment: (&str, &str)) -> Self {
+        Self::of(files, Launched::of(command(files, &[]).env(environment.0, environment.1))).await
+    }
+
+    async fn of(files: &Files, launched: Launched) -> Self {
+        let (child, address) = launched.serving().await;
         let client = Client::new(&format!("http://{address}"));
         let _folders = [Arc::clone(&files.folder), Arc::clone(&files.origin)];
         let server = Self { child, client, _folders };
@@ -143,15 +150,20 @@ pub struct Launched {
 impl Launched {
     /// Launches the service on a free port, with further options.
     pub fn new(files: &Files, options: &[&str]) -> Self {
-        let mut command = amend();
-        command.args(["serve", "--log-format", "json"]);
-        if !options.contains(&"--listen") {
-            command.args(["--listen", "127.0.0.1:0"]);
-        }
-        command.args(files.options()).args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = Held::new(&mut command);
+        Self::of(&mut command(files, options))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut child = Held::new(command);
         let address = follow(child.process.stderr.take().unwrap(), Arc::clone(&child.log));
         Self { child, address }
+    }
+
+    /// The process and its address once it serves, for a client of the test's own.
+    pub async fn serving(self) -> (Held, String) {
+        let Self { child, address } = self;
+        let waited = tokio::task::spawn_blocking(move || address.recv_timeout(PATIENCE)).await.unwrap();
+        (child, waited.expect("the service did not come up"))
     }
 
     /// SIGKILL when it has run this long, ready or not.
@@ -159,6 +171,16 @@ impl Launched {
         tokio::time::sleep(time).await;
         drop(self.child);
     }
+}
+
+fn command(files: &Files, options: &[&str]) -> Command {
+    let mut command = amend();
+    command.args(["serve", "--log-format", "json"]);
+    if !options.contains(&"--listen") {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
+    command.args(files.options()).args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
 }
 
 /// Keeps what the service says, and sends the address once it serves.

@@ -22,8 +22,11 @@ mod server;
 mod tiny;
 
 mod clients;
+mod clock;
+mod compact;
 mod damage;
 mod disk;
+mod faults;
 mod history;
 mod kills;
 mod order;

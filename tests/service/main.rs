@@ -32,4 +32,5 @@ mod openai;
 mod operations;
 mod overload;
 mod python;
+mod tls;
 mod training;

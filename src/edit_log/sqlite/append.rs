@@ -10,9 +10,12 @@ use super::{
     read,
     tail::Tail,
 };
-use crate::edit_log::{
-    ChangeKind, IdempotencyRow, Identity, LogError, NewEdit, NewVersion, Outcome, VersionKind, VersionRow,
-    chain::{ChangeBody, EntryKind, IdempotencyBody, VersionBody, changes_digest, identity_digest},
+use crate::{
+    edit_log::{
+        ChangeKind, IdempotencyRow, Identity, LogError, NewEdit, NewVersion, Outcome, VersionKind, VersionRow,
+        chain::{ChangeBody, EntryKind, IdempotencyBody, VersionBody, changes_digest, identity_digest},
+    },
+    faults::{self, Point},
 };
 
 /// Who pins: no request does.
@@ -52,6 +55,7 @@ pub(super) async fn pin(connection: &mut SqliteConnection, identity: &Identity) 
 /// Writes a version with everything that belongs to it.
 pub(super) async fn commit(connection: &mut SqliteConnection, version: NewVersion) -> Result<VersionRow, LogError> {
     let mut tail = Tail::begin(connection).await?;
+    faults::reach(Point::CommitBegin)?;
     let head = read::head(&mut tail.transaction).await?;
     let expected = head.number + 1;
     if version.number != expected {
@@ -88,7 +92,9 @@ pub(super) async fn commit(connection: &mut SqliteConnection, version: NewVersio
         tail.idempotency(answer).await?;
     }
     check_prompts(&mut tail.transaction, &added).await?;
+    faults::reach(Point::CommitRows)?;
     tail.commit().await?;
+    faults::reach(Point::CommitDone)?;
     Ok(row)
 }
 
@@ -103,6 +109,7 @@ pub(super) async fn record(connection: &mut SqliteConnection, edits: Vec<NewEdit
         }
         tail.edit(edit, None).await?;
     }
+    faults::reach(Point::Record)?;
     tail.commit().await
 }
 
@@ -138,6 +145,9 @@ async fn check_restored(connection: &mut SqliteConnection, version: &NewVersion)
     for edit in &version.restored {
         if last_change(connection, *edit).await? != Some(ChangeKind::Removed) || !seen.insert(*edit) {
             return Err(LogError::Inconsistent(format!("edit {edit} is restored but was not taken back")));
+        }
+        if read::is_dropped(connection, *edit).await? {
+            return Err(LogError::Dropped(*edit));
         }
     }
     Ok(())

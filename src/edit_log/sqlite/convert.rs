@@ -11,7 +11,7 @@ use crate::{
     digest::Digest,
     edit_log::{
         Change, ChangeKind, EditRow, EditStatus, IdempotencyRow, Identity, LogError, Outcome, VersionKind, VersionRow,
-        chain::{ChangeBody, EditBody, Entry, EntryKind, IdempotencyBody, VersionBody},
+        chain::{ChangeBody, CompactionBody, EditBody, Entry, EntryKind, IdempotencyBody, VersionBody},
         check::{VersionRows, edit_name, entry_name, version_name},
     },
 };
@@ -222,6 +222,22 @@ pub(super) fn change_body(row: &SqliteRow) -> Result<ChangeBody, LogError> {
         })
     };
     read().map_err(|why| LogError::damaged("version_changes", version_name(key(row, "version")), why))
+}
+
+/// Which edit a row of `edits` is, of which only `seq` and `id` need be there.
+pub(super) fn dropped_edit(row: &SqliteRow) -> Result<Uuid, LogError> {
+    id(row, "id").map_err(|why| LogError::damaged("edits", edit_key(row), why))
+}
+
+pub(super) fn compaction(row: &SqliteRow) -> Result<CompactionBody, LogError> {
+    let read = || -> Result<_, Why> {
+        Ok(CompactionBody {
+            until: column(row, "until")?,
+            dropped: number(row, "dropped")?,
+            dropped_digest: digest(row, "dropped_digest")?,
+        })
+    };
+    read().map_err(|why| LogError::damaged("compactions", entry_name(key(row, "seq")), why))
 }
 
 pub(super) fn active_set(rows: &[SqliteRow], number: u64) -> Result<BTreeSet<Uuid>, LogError> {

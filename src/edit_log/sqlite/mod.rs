@@ -6,6 +6,7 @@
 
 mod append;
 mod backup;
+mod compact;
 mod convert;
 mod edits;
 mod open;
@@ -26,6 +27,7 @@ use super::{
 };
 
 pub use backup::{LogCopy, backup, restore};
+pub use compact::{Compaction, compact};
 pub(super) use open::create_folder;
 pub use open::database_path;
 
@@ -115,6 +117,10 @@ impl EditLog for SqliteLog {
 
     async fn contribution(&self, id: Uuid) -> Result<Vec<u8>, LogError> {
         read::contribution(&self.readers, id).await
+    }
+
+    async fn dropped(&self) -> Result<BTreeSet<Uuid>, LogError> {
+        read::dropped(&self.readers).await
     }
 
     async fn idempotent(&self, key: &str) -> Result<Option<IdempotencyRow>, LogError> {

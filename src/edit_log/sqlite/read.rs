@@ -88,17 +88,38 @@ async fn known(connection: &mut SqliteConnection, number: u64) -> Result<(), Log
 }
 
 pub(super) async fn contribution(readers: &SqlitePool, id: Uuid) -> Result<Vec<u8>, LogError> {
-    let row =
-        sqlx::query("SELECT e.*, c.bytes FROM edits AS e LEFT JOIN contributions AS c ON c.seq = e.seq WHERE e.id = ?")
-            .bind(&id.as_bytes()[..])
-            .fetch_optional(readers)
-            .await?
-            .ok_or(LogError::UnknownEdit(id))?;
+    let row = sqlx::query(
+        "SELECT e.*, c.bytes, d.compaction FROM edits AS e LEFT JOIN contributions AS c ON c.seq = e.seq
+             LEFT JOIN dropped AS d ON d.seq = e.seq WHERE e.id = ?",
+    )
+    .bind(&id.as_bytes()[..])
+    .fetch_optional(readers)
+    .await?
+    .ok_or(LogError::UnknownEdit(id))?;
     let edit = convert::edit_body(&row)?;
     let bytes: Option<Vec<u8>> =
         row.try_get("bytes").map_err(|error| LogError::damaged("contributions", edit_name(id), error.to_string()))?;
+    let compaction: Option<i64> = row.try_get("compaction")?;
+    if bytes.is_none() && compaction.is_some() {
+        return Err(LogError::Dropped(id));
+    }
     contribution_fits(id, edit.contribution.as_ref(), bytes.as_deref())?;
     bytes.ok_or(LogError::NoContribution(id))
+}
+
+pub(super) async fn is_dropped(connection: &mut SqliteConnection, id: Uuid) -> Result<bool, LogError> {
+    let found: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM dropped AS d JOIN edits AS e ON e.seq = d.seq WHERE e.id = ?")
+            .bind(&id.as_bytes()[..])
+            .fetch_one(connection)
+            .await?;
+    Ok(found > 0)
+}
+
+pub(super) async fn dropped(readers: &SqlitePool) -> Result<BTreeSet<Uuid>, LogError> {
+    let rows =
+        sqlx::query("SELECT e.seq, e.id FROM dropped AS d JOIN edits AS e ON e.seq = d.seq").fetch_all(readers).await?;
+    rows.iter().map(convert::dropped_edit).collect()
 }
 
 pub(super) async fn idempotent(

@@ -13,6 +13,7 @@ use crate::{
         LogError, NewEdit, Outcome, VersionRow,
         chain::{ChangeBody, EditBody, Entry, EntryKind, GENESIS, IdempotencyBody, VersionBody},
     },
+    faults,
 };
 
 /// The tail of the chain, while one transaction appends to it. Dropped without [`Tail::commit`], it rolls back.
@@ -37,7 +38,7 @@ impl<'c> Tail<'c> {
             }
             None => (0, GENESIS),
         };
-        Ok(Self { transaction, seq, hash, now: Timestamp::now() })
+        Ok(Self { transaction, seq, hash, now: faults::now() })
     }
 
     /// Law 3: when this returns, everything appended is on the disk.

@@ -41,6 +41,7 @@ async fn check_body(connection: &mut SqliteConnection, checker: &mut Checker, en
     match entry.kind {
         EntryKind::Identity => check_identity(connection, checker, entry).await,
         EntryKind::Edit => check_edit(connection, checker, entry).await,
+        EntryKind::Compaction => check_compaction(connection, checker, entry).await,
         EntryKind::Base | EntryKind::Version => {
             let version = version_rows(connection, entry).await?;
             checker.version(entry, &version)
@@ -74,7 +75,34 @@ async fn check_edit(connection: &mut SqliteConnection, checker: &mut Checker, en
     checker.edit(entry, &edit)?;
     let bytes: Option<&[u8]> =
         row.try_get("bytes").map_err(|error| reading("contributions", edit_name(edit.id), error))?;
+    if edit.contribution.is_some() && bytes.is_none() {
+        checker.absent(edit.id);
+        return Ok(());
+    }
     contribution_fits(edit.id, edit.contribution.as_ref(), bytes)
+}
+
+async fn check_compaction(
+    connection: &mut SqliteConnection,
+    checker: &mut Checker,
+    entry: &Entry,
+) -> Result<(), LogError> {
+    let row = sqlx::query("SELECT * FROM compactions WHERE seq = ?")
+        .bind(bound(entry.seq))
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(|error| reading("compactions", entry_name(entry.seq), error))?
+        .ok_or_else(|| missing("compactions", entry_name(entry.seq)))?;
+    let body = convert::compaction(&row)?;
+    let dropped = sqlx::query(
+        "SELECT e.seq, e.id FROM dropped AS d JOIN edits AS e ON e.seq = d.seq WHERE d.compaction = ? ORDER BY d.seq",
+    )
+    .bind(bound(entry.seq))
+    .fetch_all(connection)
+    .await
+    .map_err(|error| reading("dropped", entry_name(entry.seq), error))?;
+    let edits = dropped.iter().map(convert::dropped_edit).collect::<Result<Vec<_>, _>>()?;
+    checker.compaction(entry, &body, &edits)
 }
 
 async fn version_rows(connection: &mut SqliteConnection, entry: &Entry) -> Result<VersionRows, LogError> {
@@ -105,7 +133,7 @@ async fn version_rows(connection: &mut SqliteConnection, entry: &Entry) -> Resul
 }
 
 /// Rows that no entry leads to: each query gives the number of the first one in its table.
-const STRAYS: [(&str, &str, &str); 6] = [
+const STRAYS: [(&str, &str, &str); 8] = [
     (
         "identity",
         "seq",
@@ -140,6 +168,19 @@ const STRAYS: [(&str, &str, &str); 6] = [
         "version",
         "SELECT min(version) FROM idempotency AS i
          WHERE NOT EXISTS (SELECT 1 FROM versions AS v WHERE v.number = i.version)",
+    ),
+    (
+        "compactions",
+        "seq",
+        "SELECT min(seq) FROM compactions AS c
+         WHERE NOT EXISTS (SELECT 1 FROM entries AS e WHERE e.seq = c.seq AND e.kind = 'compaction')",
+    ),
+    (
+        "dropped",
+        "seq",
+        "SELECT min(seq) FROM dropped AS d
+         WHERE NOT EXISTS (SELECT 1 FROM compactions AS c WHERE c.seq = d.compaction)
+            OR NOT EXISTS (SELECT 1 FROM edits AS e WHERE e.seq = d.seq)",
     ),
 ];
 

@@ -160,7 +160,7 @@ pub(in crate::http) struct Delta {
     content: Option<String>,
 }
 
-problems!(openai ChatRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, RequestTimeout, ModelIsClassifier, PayloadTooLarge,
+problems!(openai ChatRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, ContributionDropped, RequestTimeout, ModelIsClassifier, PayloadTooLarge,
     UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, TooManyStreams, NotReady, Draining);
 
 /// Answer a conversation, as OpenAI's clients ask for it

@@ -93,7 +93,7 @@ pub(in crate::http) struct CompletionChoice {
     finish_reason: Option<FinishReason>,
 }
 
-problems!(openai CompletionRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, RequestTimeout, ModelIsClassifier,
+problems!(openai CompletionRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, ContributionDropped, RequestTimeout, ModelIsClassifier,
     PayloadTooLarge, UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, TooManyStreams, NotReady, Draining);
 
 /// Continue texts, as OpenAI's clients ask for it

@@ -178,7 +178,8 @@ async fn serving_ends_when_told() {
     let shutdown = async move {
         let _ = stopped.await;
     };
-    let server = tokio::spawn(serve(listener, world.app.clone(), crowded(1), ConnectionLimits::default(), shutdown));
+    let server =
+        tokio::spawn(serve(listener, world.app.clone(), crowded(1), ConnectionLimits::default(), None, shutdown));
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"GET /livez HTTP/1.1\r\nhost: amend\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
@@ -195,7 +196,7 @@ async fn listening(limits: ConnectionLimits) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let app = World::new().app;
-    tokio::spawn(serve(listener, app, crowded(limits.connections), limits, std::future::pending()));
+    tokio::spawn(serve(listener, app, crowded(limits.connections), limits, None, std::future::pending()));
     address
 }
 

@@ -40,6 +40,16 @@ async fn the_loss_is_not_a_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_factor_is_not_a_number() {
+    fails_alone("NAN-FACTOR is", "a factor is not finite").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_editor_panics() {
+    fails_alone("PANIC-EDITOR is", "the editor was told to panic").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_delta_is_not_a_number() {
     fails_alone("NAN-DELTA is", "not finite").await;
 }

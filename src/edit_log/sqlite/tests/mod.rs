@@ -2,6 +2,7 @@
 
 mod backup;
 mod chain;
+mod compact;
 mod history;
 mod kill;
 mod listing;
