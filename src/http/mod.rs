@@ -9,6 +9,7 @@
 //! | [`error`] | the code table: stable code, status, title |
 //! | `refusal` | which code the errors of the other rooms become |
 //! | `doors`, `readiness` | the routes before the service is ready, and whether it is |
+//! | `relay`, `reach` | at a replica that follows: changes to the writer, waiting for a version |
 //! | `extract`, `headers`, `paging`, `idempotency`, `auth` | what a request says, checked |
 //! | `serve`, `streams` | how many connections and streams there may be at once |
 //! | `middleware`, `measure` | request ids, time limit, metrics to the end of the body |
@@ -39,8 +40,10 @@ mod openapi;
 mod paging;
 mod peer;
 mod rates;
+mod reach;
 mod readiness;
 mod refusal;
+mod relay;
 mod router;
 mod score;
 mod serve;
@@ -60,7 +63,8 @@ pub use openapi::document;
 pub use peer::Proxies;
 pub use rates::RateLimits;
 pub use readiness::{Phase, Readiness};
+pub use relay::Relay;
 pub use router::router;
 pub use serve::{ConnectionLimits, serve};
-pub use state::{AppState, Edits, Generates, HttpLimits, Streaming, Submitted};
+pub use state::{AppState, Edits, Generates, HttpLimits, Replica, Streaming, Submitted};
 pub use streams::Streams;
