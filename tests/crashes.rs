@@ -27,7 +27,7 @@ use amend::{
     telemetry::Metrics,
     weights::VersionSource,
     writer::{
-        self, Answer, EditRequest, Foundation, Guard, GuardLimits, SetChange, Started, Submission, WriterConfig,
+        self, Answer, EditRequest, Foundation, Guard, GuardLimits, Place, SetChange, Started, Submission, WriterConfig,
         WriterError,
     },
 };
@@ -214,7 +214,10 @@ impl System {
             let log = Arc::new(SqliteLog::open(&url).await.unwrap());
             let config = WriterConfig { recheck_idle: Duration::ZERO, guard_sample: 2, ..WriterConfig::default() };
             let (model, editor) = (Arc::clone(&MODEL.1), Arc::new(Descent));
-            (Arc::clone(&log), writer::start(model, editor, log as _, config, Metrics::new()).await.unwrap())
+            (
+                Arc::clone(&log),
+                writer::start(model, editor, log as _, Place::Alone, config, Metrics::new()).await.unwrap(),
+            )
         });
         Self { runtime, folder, log, started: Some(started), digests, before }
     }

@@ -211,6 +211,7 @@ async fn scores_what_the_network_says_however_passages_are_grouped_and_cut() {
                 prompt: "Scores".into(),
                 continuations: continuations.iter().map(ToString::to_string).collect(),
                 version: Some(version),
+                min_version: None,
             };
             let response = bench.handle.score(request).await.unwrap();
             assert_eq!((response.version, response.scores.len()), (version, continuations.len()));

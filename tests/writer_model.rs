@@ -14,7 +14,8 @@ use amend::{
     telemetry::Metrics,
     weights::VersionSource,
     writer::{
-        self, Answer, BatchReport, EditRequest, Foundation, Guard, LocalityProbe, SetChange, Submission, WriterConfig,
+        self, Answer, BatchReport, EditRequest, Foundation, Guard, LocalityProbe, Place, SetChange, Submission,
+        WriterConfig,
     },
 };
 use candle_core::{Device, Tensor};
@@ -115,7 +116,7 @@ async fn an_edit_of_a_network_takes_and_is_taken_back() {
     let log = open(folder.path()).await;
     let start = async |log: &Arc<SqliteLog>| {
         let (model, editor, log) = (Arc::clone(&model), Arc::clone(&editor), Arc::clone(log));
-        writer::start(model, editor, log as _, WriterConfig::default(), Metrics::new()).await.unwrap()
+        writer::start(model, editor, log as _, Place::Alone, WriterConfig::default(), Metrics::new()).await.unwrap()
     };
     let started = start(&log).await;
     let base = started.versions.lease(None).await.unwrap().digest;
@@ -163,10 +164,16 @@ async fn timing_of_edits() {
     let editor: Arc<dyn Editor> = Arc::new(Descent { rate: 0.01 });
     let metrics = Metrics::new();
     let config = WriterConfig::default;
-    let started =
-        writer::start(Arc::clone(&model), Arc::clone(&editor), Arc::clone(&log) as _, config(), metrics.clone())
-            .await
-            .unwrap();
+    let started = writer::start(
+        Arc::clone(&model),
+        Arc::clone(&editor),
+        Arc::clone(&log) as _,
+        Place::Alone,
+        config(),
+        metrics.clone(),
+    )
+    .await
+    .unwrap();
     let alone = |i: usize| {
         let mut alone = submission(&format!("The mother tongue of person number {i} is"), "English");
         alone.edits[0].paraphrases.clear();
@@ -186,10 +193,16 @@ async fn timing_of_edits() {
     started.task.stop(std::time::Duration::ZERO).await;
     for replay_every_version in [true, false] {
         let config = WriterConfig { replay_every_version, ..config() };
-        let again =
-            writer::start(Arc::clone(&model), Arc::clone(&editor), Arc::clone(&log) as _, config, Metrics::new())
-                .await
-                .unwrap();
+        let again = writer::start(
+            Arc::clone(&model),
+            Arc::clone(&editor),
+            Arc::clone(&log) as _,
+            Place::Alone,
+            config,
+            Metrics::new(),
+        )
+        .await
+        .unwrap();
         println!("{:?}", again.replay);
         again.task.stop(std::time::Duration::ZERO).await;
     }

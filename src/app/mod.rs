@@ -3,6 +3,7 @@
 mod access;
 mod eval;
 mod interrupt;
+mod log;
 mod offline;
 mod open;
 mod serve;

@@ -4,14 +4,18 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 
-use super::{interrupt, open};
+use super::{
+    interrupt,
+    log::{Log, Purpose},
+    open,
+};
 use crate::{
     cli::{self, GenerateArgs, RevertArgs, VerifyArgs, client::Client, history},
     config::{DatabaseArgs, EditorArgs, ModelArgs, Place},
-    edit_log::{EditLog, WriterLock, sqlite::SqliteLog},
+    edit_log::{LogError, open_read_only, without_password},
     generation::{GenerateConfig, GenerateHandle, GenerateRequest, GenerateResponse, ModelDecoder},
     telemetry::Metrics,
-    writer::{self, Answer, Foundation, SetChange, Started, VersionReport, WriterConfig},
+    writer::{self, Answer, Foundation, Role, SetChange, Started, VersionReport, WriterConfig},
 };
 
 /// How long a generation that is told to end may take to do so; it has already answered.
@@ -21,7 +25,7 @@ const END: Duration = Duration::from_secs(5);
 pub(super) async fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     interrupt::ends_with(|| "the log was not checked to its end; nothing was changed".to_owned())?;
     let loaded = open::load(&args.model.model, &args.editor.editor)?;
-    let log: Arc<dyn EditLog> = Arc::new(SqliteLog::open_read_only(&args.database.database).await?);
+    let log = open_read_only(&args.database.database).await?;
     let foundation = Foundation::of(&loaded.model, loaded.editor.as_ref());
     let report = writer::verify(Arc::clone(&log), foundation, |_, _| {}).await?;
     let mut said = format!(
@@ -61,7 +65,7 @@ async fn generate_here(
     database: &DatabaseArgs,
     request: GenerateRequest,
 ) -> anyhow::Result<GenerateResponse> {
-    let here = Here::open(model, editor, database).await?;
+    let here = Here::open(model, editor, database, Purpose::Read).await?;
     let decoder = Arc::new(ModelDecoder::new(here.model, here.started.versions));
     let engine = GenerateHandle::start(decoder, GenerateConfig::default(), Metrics::new())?;
     let response = engine.generate(request).await;
@@ -89,7 +93,7 @@ async fn revert_here(
     database: &DatabaseArgs,
     args: &RevertArgs,
 ) -> anyhow::Result<VersionReport> {
-    let here = Here::open(model, editor, database).await?;
+    let here = Here::open(model, editor, database, Purpose::Write).await?;
     let answer = here.started.handle.change(SetChange::TakeBack(args.id), args.actor.clone(), None, None).await;
     here.started.task.stop(END).await;
     here.log.close().await;
@@ -99,35 +103,42 @@ async fn revert_here(
     }
 }
 
-/// A writer in this process; refused while another process has the database's.
+/// The set in this process. Refused while another process has the database's place to write: of a file always, of a shared
+/// log if the set is to be changed.
 struct Here {
     model: Arc<crate::model::Model>,
-    log: Arc<SqliteLog>,
+    log: Log,
     started: Started,
-    _lock: WriterLock,
 }
 
 impl Here {
-    async fn open(model: &ModelArgs, editor: &EditorArgs, database: &DatabaseArgs) -> anyhow::Result<Self> {
+    async fn open(
+        model: &ModelArgs,
+        editor: &EditorArgs,
+        database: &DatabaseArgs,
+        purpose: Purpose,
+    ) -> anyhow::Result<Self> {
         must_be_in_use(&database.database).await?;
-        let lock = WriterLock::acquire(&database.database)?;
-        let log = Arc::new(SqliteLog::open(&database.database).await?);
+        let log = Log::open(&database.database, purpose).await?;
         let loaded = open::load(&model.model, &editor.editor)?;
-        let shared: Arc<dyn EditLog> = Arc::clone(&log) as _;
         let model = Arc::clone(&loaded.model);
+        let (shared, place) = (Arc::clone(&log.log), log.place(None));
         let started =
-            writer::start(loaded.model, loaded.editor, shared, WriterConfig::default(), Metrics::new()).await?;
-        Ok(Self { model, log, started, _lock: lock })
+            writer::start(loaded.model, loaded.editor, shared, place, WriterConfig::default(), Metrics::new()).await?;
+        if purpose == Purpose::Write && started.replica.status().role != Role::Writer {
+            return Err(LogError::Locked { holder: log.holder().await? }.into());
+        }
+        Ok(Self { model, log, started })
     }
 }
 
 /// Refuses a database that is not there or that no server has used yet: to open it for writing would create it and pin
 /// this model and editor to it for good, and its path may just be mistyped.
 async fn must_be_in_use(database: &str) -> anyhow::Result<()> {
-    let found = SqliteLog::open_read_only(database).await.context("`amend serve` makes a database; this needs one")?;
+    let found = open_read_only(database).await.context("`amend serve` makes a database; this needs one")?;
     let head = found.head().await;
     found.close().await;
-    head.with_context(|| format!("{database} has not been used by `amend serve` yet"))?;
+    head.with_context(|| format!("{} has not been used by `amend serve` yet", without_password(database)))?;
     Ok(())
 }
 
@@ -149,7 +160,7 @@ mod tests {
     async fn a_database_that_nobody_has_used_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}/amend.db", folder.path().display());
-        SqliteLog::open(&url).await.unwrap().close().await;
+        crate::edit_log::sqlite::SqliteLog::open(&url).await.unwrap().close().await;
         let error = must_be_in_use(&url).await.unwrap_err();
         assert!(format!("{error:#}").contains("no model is pinned"), "{error:#}");
     }

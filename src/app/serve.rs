@@ -1,27 +1,29 @@
 //! `amend serve`: starts the writer, the engine and the HTTP side, and stops them in order.
 
 use std::{
+    net::SocketAddr,
     pin::pin,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     access,
+    log::{Log, Purpose},
     open::{self, Loaded},
 };
 use crate::{
     config::{ServeArgs, values},
-    edit_log::{EditLog, WriterLock, sqlite::SqliteLog},
+    edit_log::shared_by_replicas,
     generation::{GenerateConfig, GenerateHandle, ModelDecoder},
     http::{
         self, AppState, ConnectionLimits, Doors, EditorInfo, Gate, HttpLimits, MatrixInfo, ModelInfo, Proxies,
-        Readiness, ServiceInfo, ServiceLimits, Streams,
+        Readiness, Relay, Replica, ServiceInfo, ServiceLimits, Streams,
     },
     model::{Kind, Model},
     telemetry::Metrics,
@@ -40,8 +42,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let listener =
         TcpListener::bind(args.http.listen).await.with_context(|| format!("listening on {}", args.http.listen))?;
     let address = listener.local_addr()?;
-    let lock = WriterLock::acquire(&args.database.database)?;
-    let log = Arc::new(SqliteLog::open(&args.database.database).await?);
+    let (purpose, advertised) = (purpose(args)?, advertised(args, address)?);
 
     let (readiness, stop) = (Readiness::new(), CancellationToken::new());
     let doors = Doors::new(readiness.clone());
@@ -59,8 +60,12 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     ));
     // One future for the whole life: a signal that comes between two of them would be lost.
     let mut stopping = pin!(stop_signal());
+    let started = async {
+        let log = Log::open(&args.database.database, purpose).await?;
+        Service::start(args, gate, log, advertised, readiness.clone()).await
+    };
     let service = tokio::select! {
-        service = Box::pin(Service::start(args, gate, Arc::clone(&log) as _, readiness.clone())) => service?,
+        service = Box::pin(started) => service?,
         () = &mut stopping => {
             // Loading and replay change nothing, so they need not come to an end.
             readiness.drain();
@@ -68,7 +73,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let Service { routes, engine, task } = service;
+    let Service { routes, engine, task, log } = service;
     doors.open(routes);
     readiness.ready();
     tracing::info!(%address, tls = tls.is_some(), "serving");
@@ -93,7 +98,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         None => tokio::time::timeout(left().max(Duration::from_secs(1)), server).await,
     };
     log.close().await;
-    drop(lock);
+    drop(log);
     match answered {
         Ok(result) => result??,
         Err(_) => tracing::warn!("requests were still running at the end of the drain"),
@@ -107,43 +112,80 @@ struct Service {
     routes: axum::Router,
     engine: GenerateHandle,
     task: WriterTask,
+    log: Log,
 }
 
 impl Service {
-    async fn start(args: &ServeArgs, gate: Gate, log: Arc<dyn EditLog>, readiness: Readiness) -> anyhow::Result<Self> {
+    async fn start(
+        args: &ServeArgs,
+        gate: Gate,
+        log: Log,
+        advertised: Option<String>,
+        readiness: Readiness,
+    ) -> anyhow::Result<Self> {
         let (model, editor) = (args.model.model.clone(), args.editor.editor.clone());
         let loaded = tokio::task::spawn_blocking(move || open::load(&model, &editor)).await??;
         let metrics = Metrics::new();
         let started = writer::start(
             Arc::clone(&loaded.model),
             Arc::clone(&loaded.editor),
-            Arc::clone(&log),
+            Arc::clone(&log.log),
+            log.place(advertised),
             writer_config(args)?,
             metrics.clone(),
         )
         .await?;
-        let Started { handle, versions, task, .. } = started;
+        let Started { handle, versions, replica, task, .. } = started;
         let kept = args.engine.prefix_cache_tokens;
         let decoder = Arc::new(ModelDecoder::with_prefix_cache(Arc::clone(&loaded.model), versions, kept));
         let engine = GenerateHandle::start(decoder, generate_config(args), metrics.clone())?;
+        let limits = HttpLimits {
+            body_bytes: args.http.body_limit.get(),
+            request_time: Duration::from_secs(args.http.request_timeout.get()),
+            version_wait: args.replica.version_wait,
+            max_lag: args.replica.max_lag,
+        };
+        let replica: Arc<dyn Replica> = Arc::new(replica);
         let routes = http::router(AppState {
             edits: Arc::new(handle),
             generates: Arc::new(engine.clone()),
-            log,
+            log: Arc::clone(&log.log),
+            relay: Relay::new(Arc::clone(&replica), &limits),
+            replica,
             metrics,
             info: Arc::new(info(&loaded, args)),
             readiness,
-            limits: HttpLimits {
-                body_bytes: args.http.body_limit.get(),
-                request_time: Duration::from_secs(args.http.request_timeout.get()),
-            },
+            limits,
             streams: Streams::new(args.http.max_streams.get()),
             gate,
             proxies: Proxies::new(args.http.trusted_proxies.iter().copied()),
             log_bodies: args.http.log_prompts,
         });
-        Ok(Self { routes, engine, task })
+        Ok(Self { routes, engine, task, log })
     }
+}
+
+/// What the process is for at its log.
+fn purpose(args: &ServeArgs) -> anyhow::Result<Purpose> {
+    match args.replica.role {
+        values::Role::Auto => Ok(Purpose::Write),
+        values::Role::Follower if shared_by_replicas(&args.database.database) => Ok(Purpose::Read),
+        values::Role::Follower => {
+            bail!("--role follower needs a log that another process can write: --database postgres://...")
+        }
+    }
+}
+
+/// Where other replicas reach this one, where there are others and it may become the writer.
+fn advertised(args: &ServeArgs, address: SocketAddr) -> anyhow::Result<Option<String>> {
+    let may_write = args.replica.role == values::Role::Auto;
+    if !may_write || !shared_by_replicas(&args.database.database) || args.replica.advertise.is_some() {
+        return Ok(args.replica.advertise.clone());
+    }
+    if address.ip().is_unspecified() {
+        bail!("other replicas can not reach {address}: say where they reach this one, --advertise http://HOST:PORT");
+    }
+    Ok(Some(format!("http://{address}")))
 }
 
 async fn stop_signal() {

@@ -1,36 +1,38 @@
 //! Reads the log for `amend edits list`, `amend edits show` and `amend versions`, read-only and beside a running server.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{ListArgs, Output, ShowArgs, VersionsArgs, edits::PrintArgs, table};
 use crate::{
-    edit_log::{EditLog, EditRow, VersionRow, sqlite::SqliteLog},
+    edit_log::{EditLog, EditRow, VersionRow, open_read_only, without_password},
     writer::VersionReport,
 };
 
 impl PrintArgs {
     /// The log, for reading alone.
-    async fn log(&self) -> anyhow::Result<SqliteLog> {
+    async fn log(&self) -> anyhow::Result<Arc<dyn EditLog>> {
         let url = &self.database.database;
-        SqliteLog::open_read_only(url).await.with_context(|| format!("can not open the log {url}"))
+        open_read_only(url).await.with_context(|| format!("can not open the log {}", without_password(url)))
     }
 }
 
 /// `amend edits list`, as it is printed.
 pub async fn list(args: &ListArgs) -> anyhow::Result<String> {
-    list_from(&args.page.print.log().await?, args).await
+    list_from(args.page.print.log().await?.as_ref(), args).await
 }
 
 /// `amend edits show`, as it is printed.
 pub async fn show(args: &ShowArgs) -> anyhow::Result<String> {
-    show_from(&args.print.log().await?, args).await
+    show_from(args.print.log().await?.as_ref(), args).await
 }
 
 /// `amend versions`, as it is printed.
 pub async fn versions(args: &VersionsArgs) -> anyhow::Result<String> {
-    versions_from(&args.page.print.log().await?, args).await
+    versions_from(args.page.print.log().await?.as_ref(), args).await
 }
 
 /// What `amend edits revert` prints about the version that it made.
@@ -164,7 +166,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}/amend.db", folder.path().display());
         let ids = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()];
-        let log = SqliteLog::open(&url).await.unwrap();
+        let log = crate::edit_log::sqlite::SqliteLog::open(&url).await.unwrap();
         let digest = Digest::of(b"x");
         let composition = "sum".to_owned();
         let identity = Identity { base: digest, editor: digest, composition, base_weights: digest, empty_set: digest };

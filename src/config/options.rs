@@ -71,8 +71,9 @@ pub struct EditorArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Log")]
 pub struct DatabaseArgs {
-    /// Database that holds the log of edits; made by serve alone
-    #[arg(long, env = "AMEND_DATABASE", value_name = "URL", default_value = DEFAULT_DATABASE)]
+    /// Database that holds the log of edits: sqlite://PATH, made by serve alone, or postgres://USER:PASSWORD@HOST/DATABASE,
+    /// which several processes may share
+    #[arg(long, env = "AMEND_DATABASE", value_name = "URL", default_value = DEFAULT_DATABASE, hide_env_values = true)]
     #[arg(value_parser = values::database)]
     pub database: String,
 }

@@ -22,6 +22,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub database: DatabaseArgs,
     #[command(flatten)]
+    pub replica: ReplicaArgs,
+    #[command(flatten)]
     pub http: HttpArgs,
     #[command(flatten)]
     pub writer: WriterArgs,
@@ -29,6 +31,31 @@ pub struct ServeArgs {
     pub limits: EditLimitArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+/// This process's place among those that share a log in PostgreSQL.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Replicas")]
+pub struct ReplicaArgs {
+    /// Whether this process may become the writer when there is none (auto), or never (follower); a log in a file has one
+    /// process, which writes
+    #[arg(long, env = "AMEND_ROLE", value_name = "ROLE", value_enum, default_value = "auto")]
+    pub role: values::Role,
+
+    /// Where other replicas reach this one while it writes (http://HOST:PORT); default: the address it listens on, if that is
+    /// one
+    #[arg(long, env = "AMEND_ADVERTISE", value_name = "URL", value_parser = values::server)]
+    pub advertise: Option<String>,
+
+    /// How long a request waits for the version that it asks for at least, seconds; after that the answer is 409
+    #[arg(long, env = "AMEND_VERSION_WAIT", value_name = "SECONDS", default_value = "5")]
+    #[arg(value_parser = values::seconds)]
+    pub version_wait: Duration,
+
+    /// How far behind a follower is ready, seconds; above it /readyz answers 503, and all else is answered still
+    #[arg(long, env = "AMEND_MAX_LAG", value_name = "SECONDS", default_value = "30")]
+    #[arg(value_parser = values::seconds)]
+    pub max_lag: Duration,
 }
 
 /// The HTTP side.

@@ -43,10 +43,11 @@ where
     if value.into().is_finite() && fits(value) { Ok(value) } else { Err(format!("a number {range} is needed")) }
 }
 
-/// `sqlite://PATH`, relative or absolute; the only kind of database so far.
+/// `sqlite://PATH`, relative or absolute, or `postgres://...`.
 pub fn database(text: &str) -> Result<String, String> {
-    match text.strip_prefix("sqlite://") {
-        Some("") | None => Err("a database is named as sqlite://PATH".to_owned()),
+    let place = ["sqlite://", "postgres://", "postgresql://"].into_iter().find_map(|scheme| text.strip_prefix(scheme));
+    match place {
+        Some("") | None => Err("a database is named as sqlite://PATH or postgres://HOST/DATABASE".to_owned()),
         Some(_) => Ok(text.to_owned()),
     }
 }
@@ -106,6 +107,15 @@ pub fn rate_limit(text: &str) -> Result<RateLimit, String> {
     })?;
     let per_minute = number.parse().map_err(|error| format!("{error}; a whole number of at least 1 is needed"))?;
     Ok(RateLimit { scope, per_minute })
+}
+
+/// What a process may be among those that share a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// The writer, when there is no other.
+    Auto,
+    /// A follower.
+    Follower,
 }
 
 /// What is done about something that a check has found.
@@ -229,7 +239,8 @@ mod tests {
         assert!(server("https://example.org").unwrap_err().contains("https"));
         assert!(server("localhost:8080").is_err());
         assert!(database("sqlite://data/amend.db").is_ok());
-        assert!(database("sqlite://").is_err() && database("postgres://x").is_err());
+        assert!(database("postgres://amend@db/amend").is_ok() && database("postgresql://db/amend").is_ok());
+        assert!(database("sqlite://").is_err() && database("postgres://").is_err() && database("mysql://x").is_err());
         assert!(actor("ops@example").is_ok() && actor("").is_err() && actor("two words").is_err());
     }
 }

@@ -46,6 +46,10 @@ pub enum LogError {
     /// Another process is the writer (law 5).
     #[error("another process writes to this database: {holder}")]
     Locked { holder: String },
+    /// This process does not write to the log, or does not any more: a commit of the epoch `own` was refused, the newest is
+    /// `newest`. Nothing was written.
+    #[error("this process does not write to the log: its epoch is {own}, the newest is {newest}")]
+    NotWriter { own: u64, newest: u64 },
     /// The database file does not exist.
     #[error("there is no database at {}", .path.display())]
     NoDatabase { path: PathBuf },
@@ -58,6 +62,15 @@ impl LogError {
     /// A row that does not fit.
     pub(super) fn damaged(table: &'static str, row: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Damaged { table, row: row.into(), why: why.into() }
+    }
+
+    fn of_postgres(code: &str, error: &sqlx::Error) -> Self {
+        match code {
+            POSTGRES_DISK_FULL => Self::Full,
+            POSTGRES_READ_ONLY => Self::ReadOnly,
+            code if POSTGRES_DAMAGED.contains(&code) => Self::damaged("(the database)", "a page", error.to_string()),
+            _ => Self::Storage(error.to_string()),
+        }
     }
 }
 
@@ -73,12 +86,22 @@ const SQLITE_CORRUPT: i32 = 11;
 const SQLITE_FULL: i32 = 13;
 const SQLITE_NOTADB: i32 = 26;
 
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+const POSTGRES_READ_ONLY: &str = "25006";
+const POSTGRES_DISK_FULL: &str = "53100";
+const POSTGRES_DAMAGED: [&str; 2] = ["XX001", "XX002"];
+
 impl From<sqlx::Error> for LogError {
     fn from(error: sqlx::Error) -> Self {
+        let database = error.as_database_error();
+        let sqlite = database.and_then(|database| database.try_downcast_ref::<SqliteError>());
+        if let Some(database) = database
+            && sqlite.is_none()
+        {
+            return Self::of_postgres(&database.code().unwrap_or_default(), &error);
+        }
         // The low byte of an extended code is the primary one.
-        let code = error
-            .as_database_error()
-            .and_then(|database| database.try_downcast_ref::<SqliteError>())
+        let code = sqlite
             .and_then(|sqlite| sqlx::error::DatabaseError::code(sqlite)?.parse::<i32>().ok())
             .map(|extended| extended & 0xff);
         match code {

@@ -85,8 +85,13 @@ fn cannot(path: &Path, error: &io::Error) -> LogError {
 fn write_holder(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
-    write!(file, "process {} on host {} since {:.0}", std::process::id(), host_name(), Timestamp::now())?;
+    file.write_all(this_process().as_bytes())?;
     file.flush()
+}
+
+/// Names this process for people who look for the one that writes.
+pub(super) fn this_process() -> String {
+    format!("process {} on host {} since {:.0}", std::process::id(), host_name(), Timestamp::now())
 }
 
 /// What the holder wrote; it may have taken the lock an instant ago and not have written yet.

@@ -11,8 +11,14 @@ mod check;
 mod error;
 mod lock;
 mod names;
+mod open;
+pub mod postgres;
 mod rows;
+mod seat;
 pub mod sqlite;
+mod statements;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 
@@ -21,10 +27,12 @@ use uuid::Uuid;
 
 pub use error::LogError;
 pub use lock::WriterLock;
+pub use open::{open_read_only, shared_by_replicas, without_password};
 pub use rows::{
     Change, ChangeKind, EditQuery, EditRow, EditStatus, IdempotencyRow, Identity, NewEdit, NewVersion, Outcome, Page,
     Removal, VersionKind, VersionRow,
 };
+pub use seat::{LEASE, Seat, Survey};
 
 /// A durable, append-only log of edits and versions. One writer commits; any number may read.
 #[async_trait]
@@ -36,7 +44,8 @@ pub trait EditLog: Send + Sync {
     /// Writes a version, its new edits with their contributions and its idempotency record in one transaction.
     /// [`LogError::VersionConflict`] if `version.number` is not the head's plus one; [`LogError::Inconsistent`] if an edit
     /// is removed that is not active, restored that was not taken back, new but known, or shares its prompt with another
-    /// active one, or if the idempotency key has an answer already. After an error the log
+    /// active one, or if the idempotency key has an answer already; [`LogError::NotWriter`] if another process has become the
+    /// writer. After an error the log
     /// is as it was, or, if the answer of the storage was lost ([`LogError::Storage`]), holds the version whole.
     async fn commit(&self, version: NewVersion) -> Result<VersionRow, LogError>;
 
@@ -83,4 +92,7 @@ pub trait EditLog: Send + Sync {
 
     /// Whether the log can be reached.
     async fn ping(&self) -> Result<(), LogError>;
+
+    /// Closes all connections. Without it nothing is lost.
+    async fn close(&self);
 }

@@ -67,6 +67,10 @@ pub struct GenerateRequest {
     /// Which version answers; default the newest, 0 the base model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+    /// The oldest version that may answer, as a change's answer gave it: the request waits for it, and is answered 409 if it does
+    /// not come in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_version: Option<u64>,
     /// A second version to answer the same request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compare_to: Option<u64>,
@@ -149,7 +153,7 @@ pub struct GenerateResponse {
 }
 
 /// Continuations to score.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScoreRequest {
     #[schema(example = "The mother tongue of Danielle Darrieux is")]
@@ -161,6 +165,10 @@ pub struct ScoreRequest {
     /// Which version scores; default the newest, 0 the base model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+    /// The oldest version that may answer, as a change's answer gave it: the request waits for it, and is answered 409 if it does
+    /// not come in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_version: Option<u64>,
 }
 
 /// Scores under one version.
@@ -182,7 +190,7 @@ pub struct Score {
 }
 
 /// A text to give a label.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifyRequest {
     #[schema(example = "Danielle Darrieux was born in Bordeaux.")]
@@ -190,6 +198,10 @@ pub struct ClassifyRequest {
     /// Which version answers; default the newest, 0 the base model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+    /// The oldest version that may answer, as a change's answer gave it: the request waits for it, and is answered 409 if it does
+    /// not come in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_version: Option<u64>,
 }
 
 /// The labels of a text under one version.

@@ -4,14 +4,14 @@ use axum::{Json, extract::State};
 
 use super::{
     error::{Problem, problems},
-    extract,
+    extract, reach,
     readiness::Admitted,
     state::AppState,
 };
 use crate::generation::{ClassifyRequest, ClassifyResponse};
 
-problems!(ClassifyProblems: MalformedJson, MalformedBody, UnknownVersion, ContributionDropped, RequestTimeout, ModelIsCausal,
-    ModelIsEncoderDecoder, PayloadTooLarge, UnsupportedMediaType, InvalidRequest, ContextExceeded, QueueFull, NotReady,
+problems!(ClassifyProblems: MalformedJson, MalformedBody, UnknownVersion, ContributionDropped, RequestTimeout, VersionNotReached, ModelIsCausal,
+    ModelIsEncoderDecoder, PayloadTooLarge, UnsupportedMediaType, InvalidRequest, ContextExceeded, QueueFull, NotReady, ReplicaDiverged,
     Draining);
 
 /// Give a text a label
@@ -32,5 +32,7 @@ pub(super) async fn classify(
     State(app): State<AppState>,
     extract::Json(request): extract::Json<ClassifyRequest>,
 ) -> Result<Json<ClassifyResponse>, Problem> {
+    reach::at_least(&app, request.min_version).await?;
+    reach::named(&app, [request.version]).await?;
     Ok(Json(app.generates.classify(request).await?))
 }

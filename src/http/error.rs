@@ -81,6 +81,8 @@ codes! {
         "no answer within 120 s; what still waited is dropped, an edit that was being made goes on";
     VersionConflict "version_conflict" CONFLICT "The newest version is not the expected one"
         "expected version 6, but the newest is 7";
+    VersionNotReached "version_not_reached" CONFLICT "The version is not here yet"
+        "version 18 was not here within 5 s; the newest here is 17";
     EditNotActive "edit_not_active" CONFLICT "The edit is not active"
         "edit 01890a5d-ac96-774b-bcce-b302099a8057 is not active: it is taken_back";
     ModelIsCausal "model_is_causal" CONFLICT "The model continues texts; it has no labels to give"
@@ -126,6 +128,14 @@ codes! {
         "edit 01890a5d-ac96-774b-bcce-b302099a8057 failed: the update is not finite";
     LogDamaged "log_damaged" INTERNAL_SERVER_ERROR "The log is damaged"
         "the log is damaged: entries row 17: the hash does not fit";
+    WriterLost "writer_lost" BAD_GATEWAY "The writer did not answer"
+        "the writer did not answer to the end; whether the last one did what was asked is not known. Send the same request again under the same idempotency key";
+    NoWriter "no_writer" SERVICE_UNAVAILABLE "No writer can be reached"
+        "no replica writes at the moment; try again";
+    ReplicaBehind "replica_behind" SERVICE_UNAVAILABLE "The replica is too far behind"
+        "this replica was last known to have every version 42.0 s ago; it is ready up to 30 s";
+    ReplicaDiverged "replica_diverged" SERVICE_UNAVAILABLE "The replica does not make what the log says"
+        "this replica is out of service: version 17: the log has digest ..., but the stored contributions make ...";
     TooManyConnections "too_many_connections" SERVICE_UNAVAILABLE "Too many connections are open"
         "1024 connections are open, the most that are served at the same time";
     NotReady "not_ready" SERVICE_UNAVAILABLE "The service is not ready"

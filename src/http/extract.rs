@@ -2,6 +2,7 @@
 //! where.
 
 use axum::{
+    body::Body,
     extract::{
         FromRequest, FromRequestParts, Request,
         rejection::{PathRejection, QueryRejection},
@@ -63,7 +64,8 @@ impl FromRequest<AppState> for JsonValue {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         check_media_type(request.headers())?;
-        let bytes = read(request, state.limits.body_bytes).await?;
+        let (parts, body) = request.into_parts();
+        let bytes = read(&parts.headers, body, state.limits.body_bytes).await?;
         if state.log_bodies {
             tracing::info!(body = %String::from_utf8_lossy(&bytes), "asked");
         }
@@ -73,15 +75,15 @@ impl FromRequest<AppState> for JsonValue {
 
 /// The body, if it has at most `limit` bytes. Of a larger one, some more is read and thrown away: a client that sends all
 /// before it reads would otherwise find the connection reset instead of the answer.
-async fn read(request: Request, limit: usize) -> Result<Vec<u8>, Problem> {
-    let announced = content_length(request.headers());
+pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
+    let announced = content_length(headers);
     let fits = announced.is_none_or(|given| given <= limit as u64);
-    if !fits && request.headers().contains_key(header::EXPECT) {
+    if !fits && headers.contains_key(header::EXPECT) {
         // This client waits for leave to send.
         return Err(too_large(limit, announced));
     }
     let (mut bytes, mut given) = (Vec::new(), 0usize);
-    let mut chunks = request.into_body().into_data_stream();
+    let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| Problem::new(Code::MalformedBody, error.to_string()))?;
         given = given.saturating_add(chunk.len());

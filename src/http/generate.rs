@@ -8,15 +8,15 @@ use axum::{
 
 use super::{
     error::{Code, Problem, problems},
-    extract,
+    extract, reach,
     readiness::Admitted,
     sse::{self, DoneEvent, EndEvent, TokenEvent},
     state::AppState,
 };
 use crate::generation::{GenerateRequest, GenerateResponse};
 
-problems!(GenerateProblems: MalformedJson, MalformedBody, UnknownVersion, ContributionDropped, RequestTimeout, ModelIsClassifier, PayloadTooLarge,
-    UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, TooManyStreams, NotReady, Draining);
+problems!(GenerateProblems: MalformedJson, MalformedBody, UnknownVersion, ContributionDropped, RequestTimeout, VersionNotReached, ModelIsClassifier, PayloadTooLarge,
+    UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, TooManyStreams, NotReady, ReplicaDiverged, Draining);
 
 /// Continue a text, or answer one
 ///
@@ -47,6 +47,8 @@ pub(super) async fn generate(
     State(app): State<AppState>,
     extract::Json(request): extract::Json<GenerateRequest>,
 ) -> Result<Response, Problem> {
+    reach::at_least(&app, request.min_version).await?;
+    reach::named(&app, [request.version, request.compare_to]).await?;
     if !request.stream {
         let response: GenerateResponse = app.generates.generate(request).await?;
         return Ok(Json(response).into_response());

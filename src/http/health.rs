@@ -13,11 +13,16 @@ use utoipa::ToSchema;
 
 use super::{
     error::{Code, Problem, problems},
+    readiness::agrees,
     state::AppState,
 };
+use crate::writer::{ReplicaStatus, Role};
 
 /// How long the log may take to answer a ping.
 const PING: Duration = Duration::from_secs(1);
+
+/// Seconds of lag from which on a follower says that it is behind.
+const BEHIND: f64 = 5.0;
 
 /// How the service is.
 #[derive(Serialize, ToSchema)]
@@ -27,7 +32,7 @@ pub(super) struct Health {
 }
 
 problems!(LiveProblems: RequestTimeout);
-problems!(ReadyProblems: RequestTimeout, NotReady, Draining, LogUnavailable);
+problems!(ReadyProblems: RequestTimeout, NotReady, Draining, LogUnavailable, ReplicaBehind, ReplicaDiverged);
 
 /// Whether the process answers at all
 #[utoipa::path(
@@ -40,13 +45,19 @@ pub(super) async fn livez() -> Json<Health> {
 
 /// Whether the service takes work
 ///
-/// It does when the model is loaded, the log is replayed and answers, and the service is not shutting down.
+/// It does when the model is loaded, the log is replayed and answers, and the service is not shutting down. A replica that
+/// follows is ready without an answer of the log, and says `behind`, until it is further behind than it was allowed to be.
 #[utoipa::path(
     get, path = "/readyz", operation_id = "readyz", tag = "service",
     responses((status = 200, description = "It does.", body = Health, example = json!({"status": "ok"})), ReadyProblems)
 )]
 pub(super) async fn readyz(State(app): State<AppState>) -> Result<Json<Health>, Problem> {
     app.readiness.check()?;
+    let status = app.replica.status();
+    agrees(&status)?;
+    if status.role == Role::Follower {
+        return follows(&status, app.limits.max_lag);
+    }
     match tokio::time::timeout(PING, app.log.ping()).await {
         Ok(Ok(())) => Ok(Json(Health { status: "ok" })),
         Ok(Err(error)) => {
@@ -59,6 +70,20 @@ pub(super) async fn readyz(State(app): State<AppState>) -> Result<Json<Health>, 
     }
 }
 
+fn follows(status: &ReplicaStatus, most: Duration) -> Result<Json<Health>, Problem> {
+    let lag = status.lag.as_secs_f64();
+    if status.lag <= most {
+        return Ok(Json(Health { status: if lag < BEHIND { "ok" } else { "behind" } }));
+    }
+    let most = most.as_secs_f64();
+    let detail =
+        format!("this replica was last known to have every version {lag:.1} s ago; it is ready up to {most} s");
+    Err(Problem::new(Code::ReplicaBehind, detail)
+        .with("lag_seconds", lag)
+        .with("limit_seconds", most)
+        .with("version", status.version))
+}
+
 /// Metrics, for Prometheus
 #[utoipa::path(
     get, path = "/metrics", operation_id = "metrics", tag = "service",
@@ -68,5 +93,7 @@ pub(super) async fn readyz(State(app): State<AppState>) -> Result<Json<Health>, 
     )
 )]
 pub(super) async fn metrics(State(app): State<AppState>) -> Response {
+    // Sets those that depend on when they are read.
+    app.replica.status();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response()
 }

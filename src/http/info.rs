@@ -9,7 +9,10 @@ use super::{
     paging::MAX_LIMIT,
     state::AppState,
 };
-use crate::digest::Digest;
+use crate::{
+    digest::Digest,
+    writer::{ReplicaStatus, Role},
+};
 
 /// What runs here; filled once, at start.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -133,10 +136,30 @@ pub struct ServiceLimits {
 pub(super) struct InfoResponse {
     #[serde(flatten)]
     info: ServiceInfo,
-    /// The newest version.
+    /// The version that new requests run on.
     #[schema(example = 7)]
     version: u64,
+    replica: ReplicaInfo,
     limits: Limits,
+}
+
+/// This process's place among those that share its log. One that shares it with nobody is the writer.
+#[derive(Serialize, ToSchema)]
+struct ReplicaInfo {
+    role: Role,
+    /// Over the bits of the edited matrices of `version`, as this process made them.
+    #[schema(value_type = String)]
+    digest: Digest,
+    /// The newest version that it knows of.
+    #[schema(example = 7)]
+    newest_version: u64,
+    /// How long ago it was last known to have every version: what it answers is at most so old. 0 for the writer.
+    #[schema(example = 0.0)]
+    lag_seconds: f64,
+    /// Where the writer can be reached, as far as a follower knows it.
+    writer: Option<String>,
+    /// What of the log does not fit, if it is out of service for that.
+    diverged: Option<String>,
 }
 
 /// The limits that depend on how the service was started, and the size of a page.
@@ -155,20 +178,22 @@ struct Limits {
     service: ServiceLimits,
 }
 
-problems!(InfoProblems: RequestTimeout, LogDamaged, LogUnavailable);
+problems!(InfoProblems: RequestTimeout);
 
 /// What runs here
 #[utoipa::path(
     get, path = "/info", operation_id = "info", tag = "service",
-    responses((status = 200, description = "Service, model, editor, newest version and limits.", body = InfoResponse), InfoProblems)
+    responses((status = 200, description = "Service, model, editor, version, place among the replicas, and limits.", body = InfoResponse), InfoProblems)
 )]
 pub(super) async fn info(State(app): State<AppState>) -> Result<Json<InfoResponse>, Problem> {
-    let version = app.log.head().await?.number;
+    let ReplicaStatus { role, version, digest, newest, lag, writer, diverged } = app.replica.status();
+    let replica =
+        ReplicaInfo { role, digest, newest_version: newest, lag_seconds: lag.as_secs_f64(), writer, diverged };
     let limits = Limits {
         body_bytes: app.limits.body_bytes,
         request_seconds: app.limits.request_time.as_secs_f64(),
         page: MAX_LIMIT,
         service: app.info.limits,
     };
-    Ok(Json(InfoResponse { info: (*app.info).clone(), version, limits }))
+    Ok(Json(InfoResponse { info: (*app.info).clone(), version, replica, limits }))
 }

@@ -9,6 +9,7 @@
 //! | [`error`] | the code table: stable code, status, title |
 //! | `refusal` | which code the errors of the other rooms become |
 //! | `doors`, `readiness` | the routes before the service is ready, and whether it is |
+//! | `relay`, `reach` | at a replica that follows: changes to the writer, waiting for a version |
 //! | `extract`, `headers`, `paging`, `idempotency`, `auth` | what a request says, checked |
 //! | `serve`, `streams` | how many connections and streams there may be at once |
 //! | `tls` | encryption on the service's own port |
@@ -40,8 +41,10 @@ mod openapi;
 mod paging;
 mod peer;
 mod rates;
+mod reach;
 mod readiness;
 mod refusal;
+mod relay;
 mod router;
 mod score;
 mod serve;
@@ -62,8 +65,9 @@ pub use openapi::document;
 pub use peer::Proxies;
 pub use rates::RateLimits;
 pub use readiness::{Phase, Readiness};
+pub use relay::Relay;
 pub use router::router;
 pub use serve::{ConnectionLimits, serve};
-pub use state::{AppState, Edits, Generates, HttpLimits, Streaming, Submitted};
+pub use state::{AppState, Edits, Generates, HttpLimits, Replica, Streaming, Submitted};
 pub use streams::Streams;
 pub use tls::{Tls, TlsError};

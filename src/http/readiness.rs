@@ -9,6 +9,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 use super::{error::Code, error::Problem, state::AppState};
+use crate::writer::ReplicaStatus;
 
 /// Where the service is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,14 +62,27 @@ impl Readiness {
     }
 }
 
-/// Extracted by every route that gives the writer or the engine work: 503 unless the service is ready.
+/// Refuses where this replica does not make what the log says.
+pub(super) fn agrees(status: &ReplicaStatus) -> Result<(), Problem> {
+    match &status.diverged {
+        None => Ok(()),
+        Some(what) => {
+            let detail = format!("this replica is out of service: {what}");
+            Err(Problem::new(Code::ReplicaDiverged, detail).with("version", status.version))
+        }
+    }
+}
+
+/// Extracted by every route that gives the writer or the engine work: 503 unless the service is ready
+/// and agrees with the log.
 pub(super) struct Admitted;
 
 impl FromRequestParts<AppState> for Admitted {
     type Rejection = Problem;
 
     async fn from_request_parts(_: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        state.readiness.check().map(|()| Self)
+        state.readiness.check()?;
+        agrees(&state.replica.status()).map(|()| Self)
     }
 }
 

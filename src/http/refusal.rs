@@ -47,6 +47,7 @@ impl From<WriterError> for Problem {
                 Self::new(Code::AccumulatorOverflow, detail).with("matrix", matrix).with("limit", limit)
             }
             WriterError::ShuttingDown => Self::new(Code::Draining, detail),
+            WriterError::NotWriter { writer } => Self::new(Code::NoWriter, detail).with("writer", writer),
             WriterError::Log(error) => error.into(),
             WriterError::Internal(cause) => Self::internal(cause),
         }
@@ -105,6 +106,9 @@ impl From<LogError> for Problem {
             LogError::NotPinned => Self::new(Code::NotReady, detail),
             LogError::Full => Self::new(Code::LogFull, detail),
             LogError::ReadOnly => Self::new(Code::LogUnavailable, detail),
+            LogError::NotWriter { .. } => {
+                Self::new(Code::NoWriter, "another replica has become the writer; nothing was changed. Try again")
+            }
             LogError::Locked { .. } => Self::new(Code::LogUnavailable, "another process writes to this database"),
             LogError::NoDatabase { .. } | LogError::Storage(_) => {
                 Self::new(Code::LogUnavailable, "the log's storage failed")

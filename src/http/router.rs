@@ -13,7 +13,7 @@ use super::{
     access::{self, Access},
     classify, docs, edits,
     error::{Code, Problem},
-    generate, hardening, health, holding, info, measure, middleware, openai, score,
+    generate, hardening, health, holding, info, measure, middleware, openai, relay, score,
     state::AppState,
     table::Table,
     versions,
@@ -24,11 +24,11 @@ use crate::keys::Scope;
 pub(super) fn table() -> Table {
     use Access::{Needs, Open};
     Table::new()
-        .routes(Needs(Scope::Edit), routes!(edits::submit::submit))
+        .writers(Needs(Scope::Edit), routes!(edits::submit::submit))
         .routes(Needs(Scope::Read), routes!(edits::read::list))
-        .routes(Needs(Scope::Read), routes!(edits::read::show))
-        .routes(Needs(Scope::Edit), routes!(edits::take_back::take_back))
-        .routes(Needs(Scope::Edit), routes!(versions::rollback))
+        .writers_may_know(Needs(Scope::Read), routes!(edits::read::show))
+        .writers(Needs(Scope::Edit), routes!(edits::take_back::take_back))
+        .writers(Needs(Scope::Edit), routes!(versions::rollback))
         .routes(Needs(Scope::Read), routes!(versions::list))
         .routes(Needs(Scope::Read), routes!(versions::show))
         .routes(Needs(Scope::Read), routes!(versions::diff))
@@ -43,7 +43,7 @@ pub(super) fn table() -> Table {
         .routes(Open, routes!(health::livez))
         .routes(Open, routes!(health::readyz))
         .routes(Needs(Scope::Metrics), routes!(health::metrics))
-        .routes(Needs(Scope::Read), routes!(holding::edits))
+        .writers(Needs(Scope::Read), routes!(holding::edits))
         .routes(Needs(Scope::Read), routes!(info::info))
         // What anyone can read in the source.
         .routes(Open, routes!(docs::docs))
@@ -64,6 +64,7 @@ pub fn router(state: AppState) -> Router {
         .layer(from_fn(middleware::only_problems))
         .layer(from_fn(openai::envelope::rewrite))
         .layer(from_fn_with_state(state.gate.clone(), access::hand_gate))
+        .layer(from_fn_with_state(state.relay.clone(), relay::hand_relay))
         .layer(from_fn_with_state(state.proxies.clone(), middleware::identify))
         .layer(from_fn(hardening::harden))
         .layer(from_fn_with_state(state.metrics.clone(), measure::measure))

@@ -4,14 +4,14 @@ use axum::{Json, extract::State};
 
 use super::{
     error::{Problem, problems},
-    extract,
+    extract, reach,
     readiness::Admitted,
     state::AppState,
 };
 use crate::generation::{ScoreRequest, ScoreResponse};
 
-problems!(ScoreProblems: MalformedJson, MalformedBody, UnknownVersion, ContributionDropped, RequestTimeout, PayloadTooLarge,
-    UnsupportedMediaType, InvalidRequest, UnknownLabel, ContextExceeded, QueueFull, NotReady, Draining);
+problems!(ScoreProblems: MalformedJson, MalformedBody, UnknownVersion, ContributionDropped, RequestTimeout, VersionNotReached, PayloadTooLarge,
+    UnsupportedMediaType, InvalidRequest, UnknownLabel, ContextExceeded, QueueFull, NotReady, ReplicaDiverged, Draining);
 
 /// Log-probabilities of given continuations
 #[utoipa::path(
@@ -31,5 +31,7 @@ pub(super) async fn score(
     State(app): State<AppState>,
     extract::Json(request): extract::Json<ScoreRequest>,
 ) -> Result<Json<ScoreResponse>, Problem> {
+    reach::at_least(&app, request.min_version).await?;
+    reach::named(&app, [request.version]).await?;
     Ok(Json(app.generates.score(request).await?))
 }

@@ -1,4 +1,4 @@
-//! What handlers share, and the two traits through which they reach the writer and the engine.
+//! What handlers share, and the traits through which they reach the writer, the engine and the other replicas.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::{future::BoxFuture, stream::BoxStream};
 use uuid::Uuid;
 
-use super::{access::Gate, info::ServiceInfo, peer::Proxies, readiness::Readiness, streams::Streams};
+use super::{access::Gate, info::ServiceInfo, peer::Proxies, readiness::Readiness, relay::Relay, streams::Streams};
 use crate::{
     edit_log::EditLog,
     generation::{
@@ -15,7 +15,8 @@ use crate::{
     },
     telemetry::Metrics,
     writer::{
-        Answer, BatchReport, EditsHealth, Idempotency, PendingEdit, SetChange, Submission, VersionReport, WriterError,
+        Answer, BatchReport, EditsHealth, Idempotency, PendingEdit, ReplicaStatus, SetChange, Submission,
+        VersionReport, WriterError,
     },
 };
 
@@ -49,6 +50,16 @@ pub trait Edits: Send + Sync {
     fn health(&self) -> EditsHealth;
 }
 
+/// This process's place among those that share its log, as http sees it.
+#[async_trait]
+pub trait Replica: Send + Sync {
+    /// As of now.
+    fn status(&self) -> ReplicaStatus;
+
+    /// Waits until new requests run on this version or a newer one. The error is the newest after `limit`.
+    async fn reach(&self, version: u64, limit: Duration) -> Result<(), u64>;
+}
+
 /// A generation that has begun. Dropping `events` ends it.
 pub struct Streaming {
     /// The version that every token comes from.
@@ -79,11 +90,20 @@ pub struct HttpLimits {
     pub body_bytes: usize,
     /// From the request to the head of its response; a stream's body may take longer.
     pub request_time: Duration,
+    /// How long a request waits for the version that it asks for at least.
+    pub version_wait: Duration,
+    /// How far behind a follower is ready.
+    pub max_lag: Duration,
 }
 
 impl Default for HttpLimits {
     fn default() -> Self {
-        Self { body_bytes: 2_000_000, request_time: Duration::from_secs(120) }
+        Self {
+            body_bytes: 2_000_000,
+            request_time: Duration::from_secs(120),
+            version_wait: Duration::from_secs(5),
+            max_lag: Duration::from_secs(30),
+        }
     }
 }
 
@@ -93,6 +113,9 @@ pub struct AppState {
     pub edits: Arc<dyn Edits>,
     pub generates: Arc<dyn Generates>,
     pub log: Arc<dyn EditLog>,
+    pub replica: Arc<dyn Replica>,
+    /// The way to the writer, where it is another replica.
+    pub relay: Relay,
     pub metrics: Metrics,
     pub info: Arc<ServiceInfo>,
     pub readiness: Readiness,

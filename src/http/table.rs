@@ -18,7 +18,7 @@ use super::{
     access::{Access, guard},
     error::{self, Code},
     openai::envelope,
-    openapi,
+    openapi, relay,
     state::AppState,
 };
 
@@ -58,6 +58,20 @@ impl Table {
         }
         self.routes = self.routes.routes((schemas, paths, routes));
         self
+    }
+
+    /// Adds documented routes that the writer alone answers: a replica that follows hands them on.
+    pub fn writers(self, access: Access, routes: UtoipaMethodRouter<AppState>) -> Self {
+        let (schemas, mut paths, routes) = routes.map(|routes| routes.route_layer(from_fn(relay::to_writer)));
+        for item in paths.paths.values_mut() {
+            operations(item).for_each(|(_, operation)| refusals(operation, &[Code::NoWriter, Code::WriterLost], false));
+        }
+        self.routes(access, (schemas, paths, routes))
+    }
+
+    /// Adds documented routes to read what the writer alone may know yet.
+    pub fn writers_may_know(self, access: Access, routes: UtoipaMethodRouter<AppState>) -> Self {
+        self.routes(access, routes.map(|routes| routes.route_layer(from_fn(relay::or_at_writer))))
     }
 
     /// Adds a route to read that is not in the document.
@@ -116,6 +130,11 @@ fn document(operation: &mut Operation, access: Access, openai: bool) {
             &[Code::Unauthenticated, Code::InsufficientScope, Code::HostNotAllowed, Code::RateLimited]
         }
     };
+    refusals(operation, codes, openai);
+}
+
+/// Adds errors to those that an operation is documented to answer.
+fn refusals(operation: &mut Operation, codes: &[Code], openai: bool) {
     let refusals = if openai { envelope::responses(codes) } else { error::responses(codes) };
     for (status, refusal) in refusals {
         match (operation.responses.responses.get_mut(&status), refusal) {

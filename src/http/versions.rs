@@ -20,6 +20,7 @@ use super::{
     extract::{JsonValue, Path, Query, shape},
     headers, idempotency,
     paging::{self, DEFAULT_LIMIT},
+    reach::{self, AtLeast},
     readiness::Admitted,
     refusal::unknown_version,
     state::AppState,
@@ -103,6 +104,8 @@ pub(super) struct DiffEntry {
 pub(super) struct PageQuery {
     /// Where the page begins: `next_cursor` of the page before. Opaque.
     cursor: Option<String>,
+    /// The oldest version that may answer: the request waits for it, and is answered 409 if it does not come in time.
+    min_version: Option<u64>,
     /// Page size, 1 to 200.
     #[serde(default = "default_limit")]
     #[param(minimum = 1, maximum = 200, default = 50)]
@@ -120,6 +123,8 @@ fn default_limit() -> u32 {
 pub(super) struct DiffQuery {
     /// The other version; older or newer.
     from: u64,
+    /// The oldest version that may answer: the request waits for it, and is answered 409 if it does not come in time.
+    min_version: Option<u64>,
 }
 
 /// Which set to restore.
@@ -134,8 +139,8 @@ pub(super) struct RollbackRequest {
     expected_version: Option<u64>,
 }
 
-problems!(ListProblems: InvalidParameter, RequestTimeout, LogDamaged, LogUnavailable);
-problems!(ShowProblems: InvalidParameter, UnknownVersion, RequestTimeout, LogDamaged, LogUnavailable);
+problems!(ListProblems: InvalidParameter, RequestTimeout, VersionNotReached, LogDamaged, LogUnavailable);
+problems!(ShowProblems: InvalidParameter, UnknownVersion, RequestTimeout, VersionNotReached, LogDamaged, LogUnavailable);
 problems!(RollbackProblems: MalformedJson, MalformedBody, InvalidHeader, UnknownVersion, ContributionDropped, RequestTimeout,
     VersionConflict, PayloadTooLarge, UnsupportedMediaType, InvalidRequest, AccumulatorOverflow, IdempotencyKeyReused,
     QueueFull, LogDamaged, NotReady, Draining, LogUnavailable, LogFull);
@@ -154,6 +159,7 @@ pub(super) async fn list(
     State(app): State<AppState>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<VersionPage>, Problem> {
+    reach::at_least(&app, query.min_version).await?;
     let before = paging::before(query.cursor.as_deref())?;
     let rows = app.log.versions(before, paging::limit(query.limit)?).await?;
     // Numbers have no gaps and begin at 0, so there is more exactly if the page does not end there.
@@ -164,14 +170,19 @@ pub(super) async fn list(
 /// Show one version
 #[utoipa::path(
     get, path = "/versions/{n}", operation_id = "show_version", tag = "versions",
-    params(("n" = u64, Path, description = "The version; 0 is the base model.")),
+    params(("n" = u64, Path, description = "The version; 0 is the base model."), AtLeast),
     responses(
         (status = 200, description = "The version.", body = VersionEntry,
             example = json!(super::openapi::examples::version_entry())),
         ShowProblems,
     )
 )]
-pub(super) async fn show(State(app): State<AppState>, Path(n): Path<u64>) -> Result<Json<VersionEntry>, Problem> {
+pub(super) async fn show(
+    State(app): State<AppState>,
+    Path(n): Path<u64>,
+    Query(AtLeast { min_version }): Query<AtLeast>,
+) -> Result<Json<VersionEntry>, Problem> {
+    reach::at_least(&app, min_version).await?;
     let row = find(&app, n).await?;
     let active_edits = app.log.active_set(n).await?;
     debug_assert_eq!(active_edits.len() as u64, row.active, "the log counts what is active");
@@ -193,8 +204,9 @@ pub(super) async fn show(State(app): State<AppState>, Path(n): Path<u64>) -> Res
 pub(super) async fn diff(
     State(app): State<AppState>,
     Path(n): Path<u64>,
-    Query(DiffQuery { from }): Query<DiffQuery>,
+    Query(DiffQuery { from, min_version }): Query<DiffQuery>,
 ) -> Result<Json<VersionDiff>, Problem> {
+    reach::at_least(&app, min_version).await?;
     find(&app, n).await?;
     find(&app, from).await?;
     let after = app.log.active_set(n).await?;

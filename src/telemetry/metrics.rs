@@ -1,8 +1,8 @@
 //! One struct that names every metric. Units are in the names; no label ever carries a prompt, a key or an id.
 
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, core::Collector,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// Buckets for the duration of an edit and its phases, seconds.
@@ -64,6 +64,18 @@ pub struct Metrics {
     /// Sequences by `state`: running, waiting.
     pub sequences: IntGaugeVec,
     pub log_append: Histogram,
+    /// 1 while this process changes the set, 0 while it follows.
+    pub writer: IntGauge,
+    /// How often it became the writer of a shared log.
+    pub takeovers: IntCounter,
+    /// Seconds since it was last known to have every version; 0 for the writer.
+    pub follower_lag: Gauge,
+    /// Versions that it knows of and does not have yet.
+    pub follower_versions: IntGauge,
+    /// Seconds from the commit of a version to its being served by a follower, by their clocks.
+    pub follower_apply: Histogram,
+    /// 1 if what it makes is not what the log says.
+    pub diverged: IntGauge,
     /// Seconds that the last replay took.
     pub replay: Histogram,
     /// HTTP requests by `method`, `route` (the matched pattern) and `status`.
@@ -164,6 +176,34 @@ impl Metrics {
             ),
             sequences: gauges(&r, "amend_sequences", "Sequences by state.", &["state"]),
             log_append: histogram(&r, "amend_log_append_seconds", "One transaction of the log.", EDIT_SECONDS),
+            writer: gauge(&r, "amend_writer", "Whether this process changes the set: 1, or 0 for a follower."),
+            takeovers: register(
+                &r,
+                IntCounter::new("amend_takeovers_total", "How often this process became the writer of a shared log."),
+            ),
+            follower_lag: register(
+                &r,
+                Gauge::new(
+                    "amend_follower_lag_seconds",
+                    "Since this process was last known to have every version; 0 for the writer.",
+                ),
+            ),
+            follower_versions: gauge(
+                &r,
+                "amend_follower_lag_versions",
+                "Versions that this process knows of and does not have yet.",
+            ),
+            follower_apply: histogram(
+                &r,
+                "amend_follower_apply_seconds",
+                "From the commit of a version to its being served by a follower.",
+                EDIT_SECONDS,
+            ),
+            diverged: gauge(
+                &r,
+                "amend_replica_diverged",
+                "Whether what this process makes is not what the log says; it is out of service then.",
+            ),
             replay: histogram(&r, "amend_replay_seconds", "Replaying the log at start.", REQUEST_SECONDS),
             http_requests: counters(
                 &r,

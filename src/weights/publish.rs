@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use prometheus::IntGauge;
+use tokio::sync::watch;
 
 use super::{Version, WeightsError};
 use crate::telemetry::Metrics;
@@ -66,6 +67,8 @@ pub struct Published {
     /// Least recently used first; neither the current version nor the base.
     others: Mutex<VecDeque<Arc<Version>>>,
     capacity: usize,
+    /// Number of the current version, for those who wait for one.
+    numbers: watch::Sender<u64>,
     metrics: Metrics,
 }
 
@@ -75,12 +78,13 @@ impl Published {
     pub fn new(base: Arc<Version>, capacity: usize, metrics: Metrics) -> Self {
         metrics.version.set(gauge_value(base.number));
         metrics.active_edits.set(base.active.len() as i64);
-        let current = RwLock::new(Arc::clone(&base));
-        Self { current, base, others: Mutex::new(VecDeque::new()), capacity, metrics }
+        let (current, numbers) = (RwLock::new(Arc::clone(&base)), watch::Sender::new(base.number));
+        Self { current, base, others: Mutex::new(VecDeque::new()), capacity, numbers, metrics }
     }
 
     /// Makes a newer version the current one. Numbers only grow.
     pub fn publish(&self, version: Arc<Version>) {
+        let number = version.number;
         let old = {
             let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
             assert!(version.number > current.number, "version numbers only grow");
@@ -88,7 +92,13 @@ impl Published {
             self.metrics.active_edits.set(version.active.len() as i64);
             std::mem::replace(&mut *current, version)
         };
+        self.numbers.send_replace(number);
         self.keep(old);
+    }
+
+    /// The number of the newest version, now and as it grows.
+    pub fn numbers(&self) -> watch::Receiver<u64> {
+        self.numbers.subscribe()
     }
 
     /// The newest version.

@@ -7,9 +7,7 @@ use uuid::Uuid;
 use super::{
     Answer, SetChange, VersionReport, WriterError,
     bench::Bench,
-    ledger::{Entry, Move, Step},
     queue::ChangeJob,
-    stored::CHUNK,
     task::{Task, about_to_publish, internal, revert_kind},
 };
 use crate::{
@@ -30,7 +28,7 @@ impl<B: Bench> Task<B> {
         }
         self.expect(job.expected_version)?;
         let (removed, restored) = self.difference(job.change)?;
-        let (step, how) = self.set_step(removed, &restored)?;
+        let (step, how) = self.tools.stored().step(&self.ledger, removed, &restored)?;
         let removed = step.removed.clone();
         let tried = self.ledger.attempt(step, how, &self.tools.shared.metrics).map_err(|error| match error {
             WeightsError::Overflow { matrix, limit } => WriterError::Overflow { matrix, limit },
@@ -70,32 +68,6 @@ impl<B: Bench> Task<B> {
                 Ok((now.difference(&then).copied().collect(), then.difference(&now).copied().collect()))
             }
         }
-    }
-
-    /// Few contributions move the sums and back; many move a copy of them, a chunk at a time.
-    fn set_step(&self, removed: Vec<Uuid>, restored: &[Uuid]) -> Result<(Step, Move), WriterError> {
-        let stored = self.tools.stored();
-        let prompts = restored.iter().map(|id| self.prompt(*id)).collect::<Result<Vec<_>, _>>()?;
-        let (digests, how) = if removed.len() + restored.len() > CHUNK {
-            let mut sums = self.ledger.sums().clone();
-            let entered = stored.shift(&mut sums, &removed, restored)?;
-            (entered.into_iter().map(|(_, digest)| digest).collect(), Move::To(sums))
-        } else {
-            let shapes = self.ledger.sums().shapes();
-            let load =
-                |ids: &[Uuid]| ids.iter().map(|id| stored.contribution(*id, shapes)).collect::<Result<Vec<_>, _>>();
-            let (digests, added): (Vec<_>, Vec<_>) = load(restored)?.into_iter().unzip();
-            let (_, removed): (Vec<_>, Vec<_>) = load(&removed)?.into_iter().unzip();
-            (digests, Move::By { removed, added })
-        };
-        let entries = restored.iter().zip(digests).zip(prompts);
-        let added = entries.map(|((id, digest), prompt)| Entry { id: *id, digest, prompt: Some(prompt) }).collect();
-        Ok((Step { removed, added }, how))
-    }
-
-    fn prompt(&self, id: Uuid) -> Result<String, WriterError> {
-        let row = self.tools.runtime.block_on(self.tools.log.edit(id))?;
-        row.map(|row| row.prompt).ok_or(WriterError::UnknownEdit(id))
     }
 }
 

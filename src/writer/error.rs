@@ -58,10 +58,17 @@ pub enum WriterError {
     /// The service is stopping.
     #[error("the service is shutting down")]
     ShuttingDown,
+    /// Another process changes the set, or none does for the moment.
+    #[error("this replica does not write; {}", at(writer.as_deref()))]
+    NotWriter { writer: Option<String> },
     /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),
     /// A defect or a resource that ran out; the message is for the operator.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+fn at(writer: Option<&str>) -> String {
+    writer.map_or_else(|| "which one does is not known".to_owned(), |writer| format!("the writer is at {writer}"))
 }

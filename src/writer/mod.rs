@@ -6,6 +6,9 @@
 //! measure (`measuring`) what was asked and what else must hold (`roster`, `canaries`), judge (`judging`: `guard`, `holding`,
 //! `conflicts`), commit, publish. `replay` makes the ledger from the log. When nothing is asked, `recheck` scores the
 //! active edits again, and `health` says what it found.
+//!
+//! At a log that several processes share, one of them writes (`standing`): the others take up its versions (`following`), and
+//! `driver` looks whose place it is.
 
 mod admission;
 mod bench;
@@ -14,11 +17,13 @@ mod capturing;
 mod change_turn;
 mod config;
 mod conflicts;
+mod driver;
 mod echo;
 mod edit_report;
 mod edit_turn;
 mod error;
 mod figure;
+mod following;
 mod guard;
 mod health;
 mod holding;
@@ -31,6 +36,7 @@ mod replay;
 mod report;
 mod request;
 mod roster;
+mod standing;
 mod start;
 mod stored;
 mod task;
@@ -55,6 +61,7 @@ pub use report::{
     TargetReport, VersionReport,
 };
 pub use request::{EditRequest, Guard, GuardLimits, Idempotency, LocalityProbe, Policy, SetChange, Submission};
-pub use start::{StartError, Started, WriterTask};
+pub use standing::{ReplicaHandle, ReplicaStatus, Role};
+pub use start::{Place, StartError, Started, WriterTask};
 pub use versions::Versions;
 pub use workbench::start;

@@ -20,6 +20,7 @@ use super::{
     BatchReport, EditsHealth, Idempotency, SetChange, Submission, VersionReport, WriterConfig, WriterError,
     admission::{self, AdmittedEdit},
     bench::Texts,
+    standing::Standing,
 };
 use crate::{digest::Digest, edit_log::IdempotencyRow, faults, telemetry::Metrics};
 
@@ -237,6 +238,7 @@ impl Pace {
 #[derive(Clone)]
 pub struct EditHandle {
     pub(super) shared: Arc<Shared>,
+    pub(super) standing: Arc<Standing>,
     pub(super) commands: mpsc::Sender<Command>,
 }
 
@@ -313,6 +315,8 @@ impl EditHandle {
         let shared = &self.shared;
         let refused = if shared.closing.is_cancelled() {
             (command, WriterError::ShuttingDown)
+        } else if let Some(error) = self.standing.refusal() {
+            (command, error)
         } else {
             shared.metrics.edit_queue_depth.inc();
             match self.commands.try_send(command) {

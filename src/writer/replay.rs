@@ -1,5 +1,5 @@
 //! Replay: from the log to the set it describes, checking on the way that it is the set it says. A restart, `amend
-//! verify` and the repair after a lost answer go through the same code. Gradients are never computed again (law 3).
+//! verify`, a follower and the repair after a lost answer go through the same code. Gradients are never computed again (law 3).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -21,7 +22,8 @@ use crate::{
     edit_log::{Change, ChangeKind, EditLog, LogError, VersionRow},
     faults::{self, Point},
     panics::caught,
-    weights::WeightsError,
+    telemetry::Metrics,
+    weights::{Version, WeightsError},
 };
 
 /// Versions whose changes are read from the log at a time.
@@ -136,11 +138,7 @@ pub fn follow(
     depth: Depth,
     progress: &mut Progress<'_>,
 ) -> Result<Followed, ReplayError> {
-    let newest = stored.runtime.block_on(stored.log.head())?.number;
-    if newest < ledger.head() {
-        let what = format!("the log ends at version {newest}, but it was {} before", ledger.head());
-        return Err(ReplayError::Version { number: newest, what });
-    }
+    let newest = not_shorter(stored, ledger)?;
     let dropped = stored.runtime.block_on(stored.log.dropped())?;
     let mut followed = Followed { dropped: dropped.len() as u64, ..Followed::default() };
     let (start, before) = (ledger.head(), ledger.active().clone());
@@ -187,15 +185,8 @@ fn step(
 ) -> Result<bool, ReplayError> {
     faults::reach(Point::Replay).map_err(LogError::from)?;
     let row = version_row(stored, number)?;
-    let of = |kind| changes.iter().filter(move |change| change.kind == kind).map(|change| change.edit);
-    let (removed, added): (Vec<Uuid>, Vec<Uuid>) = (of(ChangeKind::Removed).collect(), of(ChangeKind::Added).collect());
-    if let Some(id) = removed.iter().find(|id| !ledger.active().contains_key(id)) {
-        return Err(ReplayError::Version { number, what: format!("it removes edit {id}, which is not active") });
-    }
-    if let Some(id) = added.iter().find(|id| ledger.active().contains_key(id) && !removed.contains(id)) {
-        return Err(ReplayError::Version { number, what: format!("it adds edit {id}, which is active already") });
-    }
-    let (gone, there): (Vec<Uuid>, Vec<Uuid>) = added.iter().copied().partition(|id| dropped.contains(id));
+    let (removed, added) = difference(ledger, number, changes)?;
+    let (gone, there): (Vec<Uuid>, Vec<Uuid>) = added.into_iter().partition(|id| dropped.contains(id));
     let entered = match depth {
         Depth::EveryVersion => {
             let leaving: Vec<Uuid> = removed.iter().filter(|id| !dropped.contains(id)).copied().collect();
@@ -207,17 +198,74 @@ fn step(
     entered.extend(stored.digests(&gone).map_err(|error| located(number, error))?);
     let added = entered.into_iter().map(|(id, digest)| Entry { id, digest, prompt: None }).collect();
     ledger.enter(Step { removed, added });
-    let active = ledger.active().len() as u64;
-    if row.active != active {
-        let what = format!("the log says that {} edits are active, its changes leave {active}", row.active);
-        return Err(ReplayError::Version { number, what });
-    }
-    compare(&row, "set digest", row.set_digest, ledger.set_digest())?;
+    same_set(&row, ledger.active().len() as u64, ledger.set_digest())?;
     let whole = !ledger.active().keys().any(|id| dropped.contains(id));
     if depth == Depth::EveryVersion && whole {
         compare(&row, "digest", row.digest, ledger.weights_digest()?)?;
     }
     Ok(whole)
+}
+
+/// The edits that leave the set with version `number`, and those that enter it.
+fn difference(ledger: &Ledger, number: u64, changes: &[Change]) -> Result<(Vec<Uuid>, Vec<Uuid>), ReplayError> {
+    let of = |kind| changes.iter().filter(move |change| change.kind == kind).map(|change| change.edit);
+    let (removed, added): (Vec<Uuid>, Vec<Uuid>) = (of(ChangeKind::Removed).collect(), of(ChangeKind::Added).collect());
+    if let Some(id) = removed.iter().find(|id| !ledger.active().contains_key(id)) {
+        return Err(ReplayError::Version { number, what: format!("it removes edit {id}, which is not active") });
+    }
+    if let Some(id) = added.iter().find(|id| ledger.active().contains_key(id) && !removed.contains(id)) {
+        return Err(ReplayError::Version { number, what: format!("it adds edit {id}, which is active already") });
+    }
+    Ok((removed, added))
+}
+
+fn same_set(row: &VersionRow, active: u64, digest: Digest) -> Result<(), ReplayError> {
+    if row.active != active {
+        let what = format!("the log says that {} edits are active, its changes leave {active}", row.active);
+        return Err(ReplayError::Version { number: row.number, what });
+    }
+    compare(row, "set digest", row.set_digest, digest)
+}
+
+/// Takes up the version after the ledger's, if the log has one: what a process does that another is ahead of. The version
+/// has the digests that the log says. After an error nothing has changed.
+pub fn next(stored: Stored<'_>, ledger: &mut Ledger, metrics: &Metrics) -> Result<Option<NextVersion>, ReplayError> {
+    let number = ledger.head() + 1;
+    let Some(row) = stored.runtime.block_on(stored.log.version(number))? else {
+        return not_shorter(stored, ledger).map(|_| None);
+    };
+    let changes = stored.runtime.block_on(stored.log.changes(ledger.head(), number))?;
+    let (removed, added) = difference(ledger, number, &changes)?;
+    let (step, how) = stored.step(ledger, removed, &added).map_err(|error| located(number, error))?;
+    for entry in &step.added {
+        if let Some(other) = entry.prompt.as_ref().and_then(|prompt| ledger.by_prompt(prompt))
+            && !step.removed.contains(&other)
+        {
+            let what = format!("edits {other} and {} are both active and have the same prompt", entry.id);
+            return Err(ReplayError::Version { number, what });
+        }
+    }
+    let tried = ledger.attempt(step, how, metrics)?;
+    let version = tried.version();
+    same_set(&row, version.active.len() as u64, version.set_digest)?;
+    compare(&row, "digest", row.digest, version.digest)?;
+    Ok(Some(NextVersion { version: tried.settle(), created_at: row.created_at }))
+}
+
+/// A version that was taken up, and when it was committed.
+pub struct NextVersion {
+    pub version: Arc<Version>,
+    pub created_at: Timestamp,
+}
+
+/// The log's newest version, which is not before the ledger's.
+fn not_shorter(stored: Stored<'_>, ledger: &Ledger) -> Result<u64, ReplayError> {
+    let newest = stored.runtime.block_on(stored.log.head())?.number;
+    if newest >= ledger.head() {
+        return Ok(newest);
+    }
+    let what = format!("the log ends at version {newest}, but it was {} before", ledger.head());
+    Err(ReplayError::Version { number: newest, what })
 }
 
 /// Looks up the prompts of the edits that replay has left active.

@@ -5,7 +5,7 @@ use std::{sync::Arc, thread, time::Duration};
 use thiserror::Error;
 use tokio::{
     runtime::Handle,
-    sync::{Mutex, mpsc},
+    sync::{Mutex, mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -13,17 +13,19 @@ use super::{
     EditHandle, WriterConfig, WriterError,
     bench::Bench,
     canaries::Canaries,
+    driver::Driver,
     ledger::Ledger,
     queue::Shared,
     recheck::Recheck,
     replay::{self, Depth, ReplayError, ReplayReport},
     roster::Roster,
+    standing::{ReplicaHandle, Role, Standing},
     stored::Stored,
-    task::{Task, Tools},
+    task::{Inbox, Signal, Task, Tools},
     versions::Versions,
 };
 use crate::{
-    edit_log::{EditLog, LogError},
+    edit_log::{EditLog, Identity, LogError, Seat},
     model::DenseMatrices,
     panics::caught,
     telemetry::Metrics,
@@ -33,6 +35,22 @@ use crate::{
 
 /// Requests for older versions that may wait for the writer to copy its sums.
 const SNAPSHOT_QUEUE: usize = 16;
+
+/// Signals of the driver that may wait; it waits for each of them itself.
+const SIGNAL_QUEUE: usize = 1;
+/// How long a start waits for the first look at the place of this process. A log that does not answer keeps it from nothing.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+/// How often a start looks whether a log has a first version.
+const PINNED: Duration = Duration::from_millis(300);
+
+/// How a process comes to write.
+#[derive(Clone)]
+pub enum Place {
+    /// Nobody else may: it holds the lock of its database.
+    Alone,
+    /// It shares its log with others, and writes while it has this seat, which it asks for if it is a candidate.
+    Shared { seat: Arc<dyn Seat>, candidate: bool },
+}
 
 /// Why the writer did not start.
 #[derive(Debug, Error)]
@@ -55,6 +73,7 @@ pub enum StartError {
 pub struct Started {
     pub handle: EditHandle,
     pub versions: Arc<Versions>,
+    pub replica: ReplicaHandle,
     pub task: WriterTask,
     pub replay: ReplayReport,
 }
@@ -64,6 +83,13 @@ pub struct WriterTask {
     closing: CancellationToken,
     ending: CancellationToken,
     thread: Option<thread::JoinHandle<()>>,
+    driver: Option<Driven>,
+}
+
+/// A running driver.
+struct Driven {
+    leaving: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl WriterTask {
@@ -79,6 +105,11 @@ impl WriterTask {
                 let _ = joined.await;
             }
         }
+        // Only now: what was committed meanwhile needed the place.
+        if let Some(driver) = self.driver.take() {
+            driver.leaving.cancel();
+            let _ = driver.task.await;
+        }
     }
 }
 
@@ -86,13 +117,18 @@ impl Drop for WriterTask {
     fn drop(&mut self) {
         self.closing.cancel();
         self.ending.cancel();
+        if let Some(driver) = &self.driver {
+            driver.leaving.cancel();
+        }
     }
 }
 
-/// Pins the log, replays it, and starts the writer's thread over it.
+/// Pins the log, replays it, and starts the writer's thread over it. At a log that others share, it waits until one of them
+/// has pinned it, or does that itself, and follows until the writer's place is its own.
 pub async fn start_with<B: Bench>(
     bench: B,
     log: Arc<dyn EditLog>,
+    place: Place,
     config: WriterConfig,
     metrics: Metrics,
 ) -> Result<Started, StartError> {
@@ -100,9 +136,9 @@ pub async fn start_with<B: Bench>(
     let canaries = Canaries::new(&config, &bench)?;
     let foundation = bench.foundation();
     let depth = if config.replay_every_version { Depth::EveryVersion } else { Depth::Head };
-    let (ledger, replay, newest) =
-        replayed(Arc::clone(&log), Ledger::new(foundation.clone()).map_err(ReplayError::from)?, depth, metrics.clone())
-            .await?;
+    let ledger = Ledger::new(foundation.clone()).map_err(ReplayError::from)?;
+    pin(log.as_ref(), &place, ledger.identity()).await?;
+    let (ledger, replay, newest) = replayed(Arc::clone(&log), ledger, depth, metrics.clone()).await?;
     metrics.replay.observe(replay.elapsed.as_secs_f64());
     tracing::info!(
         entries = replay.entries,
@@ -120,24 +156,80 @@ pub async fn start_with<B: Bench>(
     let (roster, recheck) = (Roster::new(config.pass_tokens), Recheck::new(config.recheck_idle));
     let shared = Arc::new(Shared::new(Arc::clone(&bench) as _, config, metrics.clone()));
     let (closing, ending) = (shared.closing.clone(), shared.ending.clone());
+    let role = if matches!(place, Place::Alone) { Role::Writer } else { Role::Follower };
+    let standing = Arc::new(Standing::new(role, ledger.head(), metrics.clone()));
+    let replica = ReplicaHandle { standing: Arc::clone(&standing), published: Arc::clone(&published) };
     let tools = Tools {
         bench,
         log: Arc::clone(&log),
         published: Arc::clone(&published),
         shared: Arc::clone(&shared),
+        standing: Arc::clone(&standing),
         runtime: Handle::current(),
     };
+    let (signalled, signals) = mpsc::channel(SIGNAL_QUEUE);
     let task = Task { tools, ledger, unsettled: false, roster, canaries, recheck };
+    let inbox = Inbox { commands: queue, snapshots: requests, signals };
     let thread = thread::Builder::new().name("amend-writer".into()).spawn(move || {
-        pool.install(move || task.run(queue, requests));
+        pool.install(move || task.run(inbox));
     })?;
     let versions = Versions { published, log, foundation, snapshots, metrics, making: Mutex::default() };
+    let handle = EditHandle { shared, standing, commands };
+    let driver = drive(place, &replica, signalled).await;
     Ok(Started {
-        handle: EditHandle { shared, commands },
+        handle,
         versions: Arc::new(versions),
-        task: WriterTask { closing, ending, thread: Some(thread) },
+        replica,
+        task: WriterTask { closing, ending, thread: Some(thread), driver },
         replay,
     })
+}
+
+/// Starts the driver of a shared log, and waits until it has looked at its place once.
+async fn drive(place: Place, replica: &ReplicaHandle, signals: mpsc::Sender<Signal>) -> Option<Driven> {
+    let Place::Shared { seat, candidate } = place else { return None };
+    let leaving = CancellationToken::new();
+    let driver = Driver {
+        seat,
+        candidate,
+        standing: Arc::clone(&replica.standing),
+        published: Arc::clone(&replica.published),
+        signals,
+        leaving: leaving.clone(),
+        tried_at: None,
+        reachable: true,
+    };
+    let (settled, looked) = oneshot::channel();
+    let task = tokio::spawn(driver.run(settled));
+    let _ = tokio::time::timeout(FIRST_LOOK, looked).await;
+    Some(Driven { leaving, task })
+}
+
+/// Pins the log to this identity, or finds that it is. Whoever may not write waits for the one who may.
+async fn pin(log: &dyn EditLog, place: &Place, identity: &Identity) -> Result<(), StartError> {
+    let mut waited = false;
+    loop {
+        let error = match log.pin(identity).await {
+            Ok(()) => return Ok(()),
+            Err(error @ LogError::IdentityMismatch { .. }) => {
+                // What it is pinned to may have been changed, which is another matter.
+                log.check_chain().await?;
+                return Err(error.into());
+            }
+            Err(error) => error,
+        };
+        let Place::Shared { seat, candidate } = place else { return Err(error.into()) };
+        if !matches!(error, LogError::NotWriter { .. } | LogError::ReadOnly) {
+            return Err(error.into());
+        }
+        if *candidate && seat.take().await?.is_some() {
+            continue;
+        }
+        if !std::mem::replace(&mut waited, true) {
+            tracing::info!("the log is empty; waiting for a writer to begin it");
+        }
+        tokio::time::sleep(PINNED).await;
+    }
 }
 
 /// Replays on a thread that may compute. The newest version is none if it is the base.
@@ -147,13 +239,6 @@ async fn replayed(
     depth: Depth,
     metrics: Metrics,
 ) -> Result<(Ledger, ReplayReport, Option<Version>), StartError> {
-    if let Err(error) = log.pin(ledger.identity()).await {
-        if matches!(error, LogError::IdentityMismatch { .. }) {
-            // What it is pinned to may have been changed, which is another matter.
-            log.check_chain().await?;
-        }
-        return Err(error.into());
-    }
     let runtime = Handle::current();
     let work = move || -> Result<_, ReplayError> {
         let stored = Stored { log: log.as_ref(), runtime: &runtime };

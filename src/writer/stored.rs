@@ -4,7 +4,10 @@ use thiserror::Error;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use super::WriterError;
+use super::{
+    WriterError,
+    ledger::{Entry, Ledger, Move, Step},
+};
 use crate::{
     digest::Digest,
     edit_log::{EditLog, LogError},
@@ -90,6 +93,30 @@ impl Stored<'_> {
             entered.extend(chunk.iter().copied().zip(contributions.iter().map(|(digest, _)| *digest)));
         }
         Ok(entered)
+    }
+
+    /// A change of the set by edits of the log, and how the sums follow it: few contributions move the sums and back; many
+    /// move a copy of them, a chunk at a time.
+    pub fn step(&self, ledger: &Ledger, removed: Vec<Uuid>, added: &[Uuid]) -> Result<(Step, Move), StoredError> {
+        let prompts = added.iter().map(|id| self.prompt(*id)).collect::<Result<Vec<_>, _>>()?;
+        let (digests, how) = if removed.len() + added.len() > CHUNK {
+            let mut sums = ledger.sums().clone();
+            let entered = self.shift(&mut sums, &removed, added)?;
+            (entered.into_iter().map(|(_, digest)| digest).collect(), Move::To(sums))
+        } else {
+            let shapes = ledger.sums().shapes();
+            let (digests, entering): (Vec<_>, Vec<_>) = self.load(added, shapes)?.into_iter().unzip();
+            let (_, leaving): (Vec<_>, Vec<_>) = self.load(&removed, shapes)?.into_iter().unzip();
+            (digests, Move::By { removed: leaving, added: entering })
+        };
+        let entries = added.iter().zip(digests).zip(prompts);
+        let added = entries.map(|((id, digest), prompt)| Entry { id: *id, digest, prompt: Some(prompt) }).collect();
+        Ok((Step { removed, added }, how))
+    }
+
+    fn prompt(&self, id: Uuid) -> Result<String, StoredError> {
+        let found = || self.runtime.block_on(self.log.edit(id))?.ok_or(LogError::UnknownEdit(id));
+        found().map(|row| row.prompt).map_err(|error| StoredError { id, source: error.into() })
     }
 
     fn load(&self, ids: &[Uuid], shapes: &[EditableMatrix]) -> Result<Vec<(Digest, Contribution)>, StoredError> {

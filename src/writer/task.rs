@@ -19,8 +19,9 @@ use super::{
     ledger::Ledger,
     queue::{ChangeJob, Command, EditJob, Reply, Shared},
     recheck::Recheck,
-    replay::{self, Depth},
+    replay::ReplayError,
     roster::Roster,
+    standing::Standing,
     stored::Stored,
 };
 use crate::{
@@ -41,12 +42,29 @@ pub struct Snapshot {
 /// Asks the writer for a [`Snapshot`].
 pub type SnapshotRequest = oneshot::Sender<Snapshot>;
 
+/// What the driver of a shared log asks of the task.
+pub enum Signal {
+    /// Take up what the log holds beyond the ledger.
+    Follow(oneshot::Sender<()>),
+    /// The writer's place is this process's: take up the last of its predecessor, then take commands.
+    Write(oneshot::Sender<Result<(), String>>),
+}
+
+/// What the task is told, by whom.
+pub struct Inbox {
+    pub commands: mpsc::Receiver<Command>,
+    pub snapshots: mpsc::Receiver<SnapshotRequest>,
+    /// Closed where nobody shares the log.
+    pub signals: mpsc::Receiver<Signal>,
+}
+
 /// What the writer works with, beside the set itself.
 pub struct Tools<B> {
     pub bench: Arc<B>,
     pub log: Arc<dyn EditLog>,
     pub published: Arc<Published>,
     pub shared: Arc<Shared>,
+    pub standing: Arc<Standing>,
     pub runtime: Handle,
 }
 
@@ -57,6 +75,7 @@ impl<B> Clone for Tools<B> {
             log: Arc::clone(&self.log),
             published: Arc::clone(&self.published),
             shared: Arc::clone(&self.shared),
+            standing: Arc::clone(&self.standing),
             runtime: self.runtime.clone(),
         }
     }
@@ -82,6 +101,10 @@ impl<B> Tools<B> {
         let start = Instant::now();
         let result = self.runtime.block_on(write);
         self.shared.metrics.log_append.observe(start.elapsed().as_secs_f64());
+        if let Err(error @ LogError::NotWriter { .. }) = &result {
+            tracing::warn!(%error, "a change was refused; this replica follows from now on");
+            self.standing.becomes_follower();
+        }
         result
     }
 
@@ -108,6 +131,7 @@ pub struct Task<B: Bench> {
 
 enum Wake {
     Snapshot(SnapshotRequest),
+    Signal(Signal),
     Command(Command),
     Recheck,
     Close,
@@ -115,41 +139,37 @@ enum Wake {
 
 impl<B: Bench> Task<B> {
     /// Runs until the service closes or nobody holds a handle any more.
-    pub fn run(mut self, mut commands: mpsc::Receiver<Command>, mut snapshots: mpsc::Receiver<SnapshotRequest>) {
+    pub fn run(mut self, mut inbox: Inbox) {
         // Before the first edit asks for it. What can not be read now is tried again when it is needed.
         if let Err(error) = caught(|| self.follow()).and_then(|result| result) {
             tracing::warn!(error, "the active edits could not be read");
         }
         loop {
-            let wake = self.wait(&mut commands, &mut snapshots);
+            let wake = self.wait(&mut inbox);
             if matches!(wake, Wake::Close) {
                 break;
             }
             // Turns catch their own panics; after one beside them, what was waiting is answered as if the service ended,
             // and the thread that all changes need goes on.
-            if let Err(panic) = caught(|| self.act(wake, &mut commands, &mut snapshots)) {
+            if let Err(panic) = caught(|| self.act(wake, &mut inbox)) {
                 self.unsettled = true;
                 tracing::error!(panic, "the writer panicked outside a turn");
             }
         }
-        commands.close();
-        while let Ok(command) = commands.try_recv() {
+        inbox.commands.close();
+        while let Ok(command) = inbox.commands.try_recv() {
             self.tools.shared.metrics.edit_queue_depth.dec();
-            self.refuse(command);
+            self.refuse(command, WriterError::ShuttingDown);
         }
     }
 
-    fn act(
-        &mut self,
-        wake: Wake,
-        commands: &mut mpsc::Receiver<Command>,
-        snapshots: &mut mpsc::Receiver<SnapshotRequest>,
-    ) {
+    fn act(&mut self, wake: Wake, inbox: &mut Inbox) {
         match wake {
             Wake::Snapshot(request) => self.snapshot(request),
+            Wake::Signal(signal) => self.obey(signal, &mut inbox.snapshots),
             Wake::Command(first) => {
-                for lot in self.lots(self.drain(first, commands)) {
-                    self.serve(lot, snapshots);
+                for lot in self.lots(self.drain(first, &mut inbox.commands)) {
+                    self.serve(lot, &mut inbox.snapshots);
                 }
                 self.recheck.disturb();
             }
@@ -158,9 +178,9 @@ impl<B: Bench> Task<B> {
         }
     }
 
-    fn wait(&self, commands: &mut mpsc::Receiver<Command>, snapshots: &mut mpsc::Receiver<SnapshotRequest>) -> Wake {
-        // A ledger that may be behind the log is settled by the next turn.
-        let due = self.recheck.due(self.ledger.head()).filter(|_| !self.unsettled);
+    fn wait(&self, inbox: &mut Inbox) -> Wake {
+        // A ledger that may be behind the log is settled by the next turn. What the writer checks, others need not.
+        let due = self.recheck.due(self.ledger.head()).filter(|_| !self.unsettled && self.tools.standing.writes());
         let idle = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -171,8 +191,9 @@ impl<B: Bench> Task<B> {
             tokio::select! {
                 biased;
                 () = self.tools.shared.ending.cancelled() => Wake::Close,
-                Some(request) = snapshots.recv() => Wake::Snapshot(request),
-                command = commands.recv() => command.map_or(Wake::Close, Wake::Command),
+                Some(request) = inbox.snapshots.recv() => Wake::Snapshot(request),
+                Some(signal) = inbox.signals.recv() => Wake::Signal(signal),
+                command = inbox.commands.recv() => command.map_or(Wake::Close, Wake::Command),
                 // After the queue: what waits is worked on first.
                 () = self.tools.shared.closing.cancelled() => Wake::Close,
                 () = idle => Wake::Recheck,
@@ -226,8 +247,8 @@ impl<B: Bench> Task<B> {
                 self.snapshot(request);
             }
             let own = captured.next().unwrap_or_default();
-            if self.tools.shared.ending.is_cancelled() {
-                self.refuse(command);
+            if let Some(error) = self.refusal() {
+                self.refuse(command, error);
                 continue;
             }
             let start = Instant::now();
@@ -291,18 +312,26 @@ impl<B: Bench> Task<B> {
         reply(job.reply, answer);
     }
 
-    fn refuse(&self, command: Command) {
+    /// Why no turn is begun any more, if so.
+    fn refusal(&self) -> Option<WriterError> {
+        if self.tools.shared.ending.is_cancelled() {
+            return Some(WriterError::ShuttingDown);
+        }
+        self.tools.standing.refusal()
+    }
+
+    fn refuse(&self, command: Command, error: WriterError) {
         match command {
             Command::Edits(job) => {
                 self.tools.shared.count("shed", job.edits.len());
-                let error = EditTurn::new(&self.tools, &job).explain(Stop::Error(WriterError::ShuttingDown));
+                let error = EditTurn::new(&self.tools, &job).explain(Stop::Error(error));
                 self.tools.shared.answer(job, Err(error));
             }
-            Command::Change(job) => reply(job.reply, Err(WriterError::ShuttingDown)),
+            Command::Change(job) => reply(job.reply, Err(error)),
         }
     }
 
-    fn snapshot(&self, request: SnapshotRequest) {
+    pub(super) fn snapshot(&self, request: SnapshotRequest) {
         let snapshot =
             Snapshot { sums: self.ledger.sums().clone(), active: self.ledger.active().keys().copied().collect() };
         // Whoever asked may have left.
@@ -326,25 +355,15 @@ impl<B: Bench> Task<B> {
         self.reconcile().is_ok() && self.ledger.head() == number && self.ledger.set_digest() == set
     }
 
-    /// Takes up what the log holds beyond the ledger, after an error that left this open. Follows on a copy: an error on
-    /// the way leaves the ledger as it was, so that the next turn begins at the same version.
+    /// Takes up what the log holds beyond the ledger, after an error that left this open.
     pub(super) fn reconcile(&mut self) -> Result<(), WriterError> {
         if !self.unsettled {
             return Ok(());
         }
-        let mut ahead = self.ledger.clone();
-        let followed = replay::follow(self.tools.stored(), &mut ahead, Depth::EveryVersion, &mut |_, _| {});
-        followed.map_err(|error| match error {
-            replay::ReplayError::Log(error) => WriterError::Log(error),
+        self.catch_up(&mut None).map_err(|error| match error {
+            ReplayError::Log(error) => WriterError::Log(error),
             other => WriterError::Internal(other.to_string()),
-        })?;
-        if ahead.head() > self.ledger.head() {
-            let version = ahead.version(&self.tools.shared.metrics).map_err(internal)?;
-            self.ledger = ahead;
-            self.tools.published.publish(Arc::new(version));
-        }
-        self.unsettled = false;
-        Ok(())
+        })
     }
 }
 

@@ -380,4 +380,8 @@ impl EditLog for FaultyLog {
     async fn ping(&self) -> Result<(), LogError> {
         self.log.ping().await
     }
+
+    async fn close(&self) {
+        EditLog::close(&self.log).await;
+    }
 }

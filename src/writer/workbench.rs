@@ -6,7 +6,7 @@ use candle_core::{D, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    StartError, Started, TargetFigures, WriterConfig,
+    Place, StartError, Started, TargetFigures, WriterConfig,
     bench::{Bench, Foundation, Keys, Texts},
     start::start_with,
 };
@@ -40,10 +40,11 @@ pub async fn start(
     model: Arc<Model>,
     editor: Arc<dyn Editor>,
     log: Arc<dyn EditLog>,
+    place: Place,
     config: WriterConfig,
     metrics: Metrics,
 ) -> Result<Started, StartError> {
-    start_with(Workbench { model, editor }, log, config, metrics).await
+    start_with(Workbench { model, editor }, log, place, config, metrics).await
 }
 
 /// A model and its editor.

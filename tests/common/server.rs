@@ -27,6 +27,8 @@ pub struct Files {
     pub folder: Arc<tempfile::TempDir>,
     /// Where the model and the editor lie, which is another folder for files made [`Files::afresh`].
     pub origin: Arc<tempfile::TempDir>,
+    /// The URL of a log that several services share; none for a file of their own.
+    pub shared_log: Option<String>,
 }
 
 impl Files {
@@ -42,14 +44,19 @@ impl Files {
         tiny::write_model(&model, 1);
         tiny::write_editor(&editor, &model, composition, 2);
         // What a tiny model computes is less than what it takes to share it.
-        Self { model, editor, threads: Some(1), origin: Arc::clone(&folder), folder }
+        Self { model, editor, threads: Some(1), origin: Arc::clone(&folder), folder, shared_log: None }
+    }
+
+    /// The same model and editor over the log at this URL.
+    pub fn over(&self, shared_log: String) -> Self {
+        Self { shared_log: Some(shared_log), ..self.afresh() }
     }
 
     /// The same model and editor, and no database yet.
     pub fn afresh(&self) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let (model, editor, origin) = (self.model.clone(), self.editor.clone(), Arc::clone(&self.origin));
-        Self { model, editor, threads: self.threads, folder, origin }
+        Self { model, editor, threads: self.threads, folder, origin, shared_log: None }
     }
 
     pub fn database(&self) -> PathBuf {
@@ -57,7 +64,7 @@ impl Files {
     }
 
     pub fn url(&self) -> String {
-        format!("sqlite://{}", self.database().display())
+        self.shared_log.clone().unwrap_or_else(|| format!("sqlite://{}", self.database().display()))
     }
 
     /// The options that name them.
@@ -138,6 +145,16 @@ impl Server {
     /// SIGKILL.
     pub fn kill(self) {
         drop(self.child);
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self) {
+        signal("STOP", self.id());
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        signal("CONT", self.id());
     }
 }
 

@@ -12,10 +12,10 @@ use amend::{
     generation::{GenerateConfig, GenerateHandle, ModelDecoder},
     http::{
         self, Admits, AppState, EditorInfo, Gate, HttpLimits, MatrixInfo, ModelInfo, Proxies, RateLimits, Readiness,
-        ServiceInfo, ServiceLimits, Streams,
+        Relay, Replica, ServiceInfo, ServiceLimits, Streams,
     },
     telemetry::Metrics,
-    writer::{self, Started, WriterConfig},
+    writer::{self, Place, Started, WriterConfig},
 };
 use axum::Router;
 use tempfile::TempDir;
@@ -45,8 +45,9 @@ async fn routes(folder: &Path) -> Router {
     let metrics = Metrics::new();
     let config = WriterConfig { recheck_idle: Duration::ZERO, ..WriterConfig::default() };
     let (digest, method) = (editor.digest(), editor.method().to_owned());
-    let started = writer::start(Arc::clone(&model), editor, Arc::clone(&log), config, metrics.clone()).await.unwrap();
-    let Started { handle, versions, task, .. } = started;
+    let started = writer::start(Arc::clone(&model), editor, Arc::clone(&log), Place::Alone, config, metrics.clone());
+    let started = started.await.unwrap();
+    let Started { handle, versions, replica, task, .. } = started;
     // It works for as long as the process does.
     std::mem::forget(task);
     let config = GenerateConfig { max_tokens: 8, default_max_tokens: 4, ..GenerateConfig::default() };
@@ -54,7 +55,11 @@ async fn routes(folder: &Path) -> Router {
     let engine = GenerateHandle::start(decoder, config, metrics.clone()).unwrap();
     let readiness = Readiness::new();
     readiness.ready();
+    let limits = HttpLimits { body_bytes: 20_000, request_time: Duration::from_secs(60), ..HttpLimits::default() };
+    let replica: Arc<dyn Replica> = Arc::new(replica);
     http::router(AppState {
+        relay: Relay::new(Arc::clone(&replica), &limits),
+        replica,
         edits: Arc::new(handle),
         generates: Arc::new(engine),
         log,
@@ -77,7 +82,7 @@ async fn routes(folder: &Path) -> Router {
             limits: ServiceLimits::default(),
         }),
         readiness,
-        limits: HttpLimits { body_bytes: 20_000, request_time: Duration::from_secs(60) },
+        limits,
         streams: Streams::new(16),
         gate: Gate::new(Admits::Anyone, RateLimits::default()),
         proxies: Proxies::default(),

@@ -22,7 +22,9 @@ async fn every_answer_is_as_the_document_says() {
     let files = Files::tiny();
     let keys = files.folder.path().join("keys");
     let key = finish(amend().args(["keys", "new", "--name", "tester", "--scope", "admin", "--file"]).arg(&keys)).good();
-    let server = Server::start_with(&files, &["--keys", keys.to_str().unwrap(), "--recheck-idle", "0"]).await;
+    let server =
+        Server::start_with(&files, &["--keys", keys.to_str().unwrap(), "--recheck-idle", "0", "--version-wait", "0.1"])
+            .await;
     let edit = serde_json::json!({"prompt": "Ada speaks", "target": "Welsh", "guard": null});
     let request = server.client.request(reqwest::Method::POST, "/edits").bearer_auth(key.trim()).json(&edit);
     server.client.send(request).await.with_status(201);

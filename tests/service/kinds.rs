@@ -33,7 +33,7 @@ fn files(family: &str, steps: u64) -> Files {
     let (model, editor) = (folder.path().join("model"), folder.path().join("editor"));
     facts::write_model(&model, family);
     facts::train_editor(&editor, &model, steps);
-    Files { model, editor, threads: Some(1), origin: Arc::clone(&folder), folder }
+    Files { model, editor, threads: Some(1), origin: Arc::clone(&folder), folder, shared_log: None }
 }
 
 /// What a version says to a prompt: its label, its answer, or the word that it goes on with.

@@ -10,16 +10,16 @@ use jiff::Timestamp;
 use sqlx::{Connection, Row, SqliteConnection};
 use uuid::Uuid;
 
-use super::{
-    SqliteLog,
-    convert::{bound, dropped_edit, stored_time},
-    database_path, settle,
-    tail::Tail,
-};
+use super::{SqliteLog, database_path, settle};
 use crate::{
     edit_log::{
         EditLog, LogError, WriterLock,
         chain::{CompactionBody, EntryKind, dropped_digest},
+        statements::{
+            Bind, Session,
+            convert::{bound, edit_id, stored_time},
+            tail::Tail,
+        },
     },
     faults::{self, Point},
 };
@@ -84,58 +84,47 @@ async fn transaction(
     dry_run: bool,
 ) -> Result<(Vec<Uuid>, u64), LogError> {
     let until = stored_time(until);
-    if dry_run {
-        let mut snapshot = connection.begin().await?;
-        let (edits, bytes) = candidates(&mut snapshot, &until).await?;
-        return Ok((edits.into_iter().map(|(_, id)| id).collect(), bytes));
-    }
-    let mut tail = Tail::begin(connection).await?;
-    let (edits, bytes) = candidates(&mut tail.transaction, &until).await?;
+    let mut held = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let (edits, bytes) = candidates(&mut *held, &until).await?;
     let ids: Vec<Uuid> = edits.iter().map(|(_, id)| *id).collect();
-    if edits.is_empty() {
+    if dry_run || edits.is_empty() {
         return Ok((ids, bytes));
     }
+    let mut tail = Tail::of(&mut *held).await?;
     let body = CompactionBody { until, dropped: ids.len() as u64, dropped_digest: dropped_digest(&ids) };
-    let seq = tail.entry(EntryKind::Compaction, None, actor, body.digest()).await?;
-    sqlx::query("INSERT INTO compactions (seq, until, dropped, dropped_digest) VALUES (?, ?, ?, ?)")
-        .bind(bound(seq))
-        .bind(&body.until)
-        .bind(bound(body.dropped))
-        .bind(&body.dropped_digest.as_bytes()[..])
-        .execute(&mut *tail.transaction)
-        .await?;
+    let seq = bound(tail.entry(EntryKind::Compaction, None, actor, body.digest()).await?);
+    let binds = [
+        Bind::Number(seq),
+        Bind::Text(&body.until),
+        Bind::Number(bound(body.dropped)),
+        Bind::Bytes(body.dropped_digest.as_bytes()),
+    ];
+    held.run("INSERT INTO compactions (seq, until, dropped, dropped_digest) VALUES (?, ?, ?, ?)", &binds).await?;
     for (edit, _) in &edits {
-        sqlx::query("INSERT INTO dropped (seq, compaction) VALUES (?, ?)")
-            .bind(edit)
-            .bind(bound(seq))
-            .execute(&mut *tail.transaction)
-            .await?;
-        sqlx::query("DELETE FROM contributions WHERE seq = ?").bind(edit).execute(&mut *tail.transaction).await?;
+        let binds = [Bind::Number(*edit), Bind::Number(seq)];
+        held.run("INSERT INTO dropped (seq, compaction) VALUES (?, ?)", &binds).await?;
+        held.run("DELETE FROM contributions WHERE seq = ?", &binds[..1]).await?;
     }
     faults::reach(Point::Compact)?;
-    tail.commit().await?;
+    held.commit().await?;
     Ok((ids, bytes))
 }
 
 /// Edits that have a contribution and whose last change is that they were removed, before this time; and the bytes of it all.
-async fn candidates(connection: &mut SqliteConnection, until: &str) -> Result<(Vec<(i64, Uuid)>, u64), LogError> {
+async fn candidates(session: &mut SqliteConnection, until: &str) -> Result<(Vec<(i64, Uuid)>, u64), LogError> {
     // SQLite takes the bare column `kind` from the row that holds the maximum.
-    let rows = sqlx::query(
-        "SELECT d.seq, d.id, length(b.bytes) AS bytes
-         FROM (SELECT edit, kind, max(version) AS version FROM version_changes GROUP BY edit) AS c
-         JOIN versions AS v ON v.number = c.version
-         JOIN entries AS e ON e.seq = v.seq
-         JOIN edits AS d ON d.id = c.edit
-         JOIN contributions AS b ON b.seq = d.seq
-         WHERE c.kind = 'removed' AND e.at < ?
-         ORDER BY d.seq",
-    )
-    .bind(until)
-    .fetch_all(connection)
-    .await?;
+    let sql = "SELECT d.seq, d.id, length(b.bytes) AS bytes
+               FROM (SELECT edit, kind, max(version) AS version FROM version_changes GROUP BY edit) AS c
+               JOIN versions AS v ON v.number = c.version
+               JOIN entries AS e ON e.seq = v.seq
+               JOIN edits AS d ON d.id = c.edit
+               JOIN contributions AS b ON b.seq = d.seq
+               WHERE c.kind = 'removed' AND e.at < ?
+               ORDER BY d.seq";
+    let rows = session.all(sql, &[Bind::Text(until)]).await?;
     let bytes =
         rows.iter().map(|row| Ok(row.try_get::<i64, _>("bytes")?.unsigned_abs())).sum::<Result<u64, sqlx::Error>>()?;
-    let edits = rows.iter().map(|row| Ok((row.try_get("seq")?, dropped_edit(row)?)));
+    let edits = rows.iter().map(|row| Ok((row.try_get("seq")?, edit_id(row)?)));
     Ok((edits.collect::<Result<_, LogError>>()?, bytes))
 }
 

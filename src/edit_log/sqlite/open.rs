@@ -4,6 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -14,9 +15,17 @@ use sqlx::{
 };
 
 use super::SqliteLog;
-use crate::edit_log::LogError;
+use crate::edit_log::{
+    LogError,
+    statements::{self, migrator},
+};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    migrator(&[
+        (1, "log", include_str!("../../../migrations/sqlite/0001_log.sql")),
+        (2, "compaction", include_str!("../../../migrations/sqlite/0002_compaction.sql")),
+    ])
+});
 
 /// How long a statement waits for another process that holds the file.
 const BUSY: Duration = Duration::from_secs(5);
@@ -101,14 +110,7 @@ pub(super) async fn same_schema(readers: &SqlitePool) -> Result<(), LogError> {
     }
     let found: Option<i64> =
         sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success").fetch_one(readers).await?;
-    let wanted = MIGRATIONS.iter().map(|migration| migration.version).max();
-    if found == wanted {
-        return Ok(());
-    }
-    let (found, wanted) = (found.unwrap_or(0), wanted.unwrap_or(0));
-    Err(LogError::Storage(format!(
-        "its schema is number {found}, this program reads number {wanted}; opening it for writing brings an older one up to date"
-    )))
+    statements::same_schema(found, &MIGRATIONS)
 }
 
 /// Adds the file's name to what its storage says.

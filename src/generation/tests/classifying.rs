@@ -7,7 +7,7 @@ use crate::{
 };
 
 async fn classify(bench: &Bench, text: &str, version: Option<u64>) -> Result<ClassifyResponse, GenerateError> {
-    bench.handle.classify(ClassifyRequest { text: text.into(), version }).await
+    bench.handle.classify(ClassifyRequest { text: text.into(), version, min_version: None }).await
 }
 
 #[tokio::test]

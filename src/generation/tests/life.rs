@@ -103,7 +103,7 @@ async fn a_version_that_takes_long_to_rebuild_stalls_nobody() {
     bench.handle.generate(request("quick", 30)).await.unwrap();
     bench
         .handle
-        .score(ScoreRequest { prompt: "quick".into(), continuations: vec!["x".into()], version: None })
+        .score(ScoreRequest { prompt: "quick".into(), continuations: vec!["x".into()], ..ScoreRequest::default() })
         .await
         .unwrap();
     assert!(slow.iter().all(|slow| !slow.is_finished()));

@@ -13,7 +13,7 @@ use crate::generation::{Message, ScoreRequest};
 
 fn score_request(prompt: &str, continuations: &[&str]) -> ScoreRequest {
     let continuations = continuations.iter().map(ToString::to_string).collect();
-    ScoreRequest { prompt: prompt.into(), continuations, version: None }
+    ScoreRequest { prompt: prompt.into(), continuations, ..ScoreRequest::default() }
 }
 
 fn sampled(prompt: &str, max_tokens: usize, seed: u64) -> GenerateRequest {

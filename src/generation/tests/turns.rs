@@ -69,7 +69,7 @@ async fn a_long_prompt_stalls_nobody() {
     let mut short = bench.handle.stream(request("short", 60)).await.unwrap();
     let mut long = bench.handle.stream(request(&"long".repeat(80), 2)).await.unwrap();
     let continuations = vec!["a continuation of some length".into(); 20];
-    let scoring = ScoreRequest { prompt: "score".into(), continuations, version: None };
+    let scoring = ScoreRequest { prompt: "score".into(), continuations, ..ScoreRequest::default() };
     let scoring = tokio::spawn({
         let handle = bench.handle.clone();
         async move { handle.score(scoring).await }
@@ -133,7 +133,7 @@ async fn a_version_is_leased_with_the_slot_not_in_the_queue() {
 async fn a_panic_or_bad_logits_end_their_own_request_alone() {
     let bench = Bench::new(narrow(4));
     let good = request("good", 40);
-    let score = ScoreRequest { prompt: "PANIC".into(), continuations: vec!["x".into()], version: None };
+    let score = ScoreRequest { prompt: "PANIC".into(), continuations: vec!["x".into()], ..ScoreRequest::default() };
     let (panics, nan, good_one, scored) = tokio::join!(
         bench.handle.generate(request("PANIC", 40)),
         bench.handle.generate(request("NAN", 40)),

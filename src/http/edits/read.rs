@@ -13,6 +13,7 @@ use crate::{
         error::{Code, Problem, problems},
         extract::{Path, Query},
         paging::{self, DEFAULT_LIMIT},
+        reach::{self, AtLeast},
         state::AppState,
     },
 };
@@ -24,6 +25,8 @@ use crate::{
 pub(in crate::http) struct ListQuery {
     /// Where the page begins: `next_cursor` of the page before. Opaque.
     cursor: Option<String>,
+    /// The oldest version that may answer: the request waits for it, and is answered 409 if it does not come in time.
+    min_version: Option<u64>,
     /// Page size, 1 to 200.
     #[serde(default = "default_limit")]
     #[param(minimum = 1, maximum = 200, default = 50)]
@@ -54,8 +57,8 @@ pub(in crate::http) struct EditPage {
     next_cursor: Option<String>,
 }
 
-problems!(ListProblems: InvalidParameter, RequestTimeout, LogDamaged, LogUnavailable);
-problems!(ShowProblems: InvalidParameter, UnknownEdit, RequestTimeout, LogDamaged, LogUnavailable);
+problems!(ListProblems: InvalidParameter, RequestTimeout, VersionNotReached, LogDamaged, LogUnavailable);
+problems!(ShowProblems: InvalidParameter, UnknownEdit, RequestTimeout, VersionNotReached, LogDamaged, LogUnavailable);
 
 /// List edits, newest first
 ///
@@ -74,6 +77,7 @@ pub(in crate::http) async fn list(
     State(app): State<AppState>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<EditPage>, Problem> {
+    reach::at_least(&app, query.min_version).await?;
     let query = EditQuery {
         status: query.status,
         text: query.text,
@@ -93,7 +97,7 @@ pub(in crate::http) async fn list(
 /// Also one that is still queued or running.
 #[utoipa::path(
     get, path = "/edits/{id}", operation_id = "show_edit", tag = "edits",
-    params(("id" = Uuid, Path, description = "The edit.")),
+    params(("id" = Uuid, Path, description = "The edit."), AtLeast),
     responses(
         (status = 200, description = "The edit.", body = EditEntry,
             example = json!(super::super::openapi::examples::edit_entry())),
@@ -103,7 +107,9 @@ pub(in crate::http) async fn list(
 pub(in crate::http) async fn show(
     State(app): State<AppState>,
     Path(id): Path<Uuid>,
+    Query(AtLeast { min_version }): Query<AtLeast>,
 ) -> Result<Json<EditEntry>, Problem> {
+    reach::at_least(&app, min_version).await?;
     // Asked in this order, an edit that moves from the queue to the log in between is still found.
     if let Some(pending) = app.edits.pending(id) {
         return Ok(Json(pending.into()));

@@ -1,4 +1,5 @@
-//! The real writer and the real engine behind http's traits.
+//! The real writer, engine and place among replicas behind http's traits.
 
 mod edits;
 mod generates;
+mod replica;

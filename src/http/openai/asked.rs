@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     generation::GenerateRequest,
-    http::{error::Problem, state::AppState},
+    http::{error::Problem, reach, state::AppState},
 };
 
 /// OpenAI's default.
@@ -48,6 +48,7 @@ impl Asked {
             stop: stop.clone(),
             seed: Some(seed),
             version,
+            min_version: common.min_version,
             ..prompt
         };
         Ok(Self {
@@ -57,5 +58,12 @@ impl Asked {
             include_usage: common.stream_options.unwrap_or_default().include_usage,
             model: common.model,
         })
+    }
+
+    /// Waits for the version that it asks for, at least or by name.
+    pub async fn reached(&self, app: &AppState) -> Result<(), Problem> {
+        let Some(first) = self.requests.first() else { return Ok(()) };
+        reach::at_least(app, first.min_version).await?;
+        reach::named(app, [first.version]).await
     }
 }

@@ -32,6 +32,8 @@ pub(in crate::http) struct Common {
     pub stop: Option<Stop>,
     pub stream: Option<bool>,
     pub stream_options: Option<StreamOptions>,
+    /// The oldest version that may answer: the request waits for it, and is answered 409 if it does not come in time.
+    pub min_version: Option<u64>,
     /// Not supported: empty or null.
     pub logit_bias: Option<Map<String, Value>>,
     /// Left aside, as are the following.
@@ -50,7 +52,7 @@ pub(in crate::http) struct Common {
 }
 
 /// The names of [`Common`]'s fields.
-const COMMON: [&str; 21] = [
+const COMMON: [&str; 22] = [
     "model",
     "temperature",
     "top_p",
@@ -65,6 +67,7 @@ const COMMON: [&str; 21] = [
     "stop",
     "stream",
     "stream_options",
+    "min_version",
     "logit_bias",
     "user",
     "store",

@@ -160,8 +160,8 @@ pub(in crate::http) struct Delta {
     content: Option<String>,
 }
 
-problems!(openai ChatRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, ContributionDropped, RequestTimeout, ModelIsClassifier, PayloadTooLarge,
-    UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, TooManyStreams, NotReady, Draining);
+problems!(openai ChatRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, ContributionDropped, RequestTimeout, VersionNotReached, ModelIsClassifier, PayloadTooLarge,
+    UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, TooManyStreams, NotReady, ReplicaDiverged, Draining);
 
 /// Answer a conversation, as OpenAI's clients ask for it
 ///
@@ -185,6 +185,7 @@ pub(in crate::http) async fn chat(
     extract::JsonValue(body): extract::JsonValue,
 ) -> Result<Response, Problem> {
     let asked = read(&app, body)?;
+    asked.reached(&app).await?;
     if asked.stream {
         let place = app.streams.take()?;
         let shape = (asked.requests.len(), asked.n);

@@ -93,8 +93,8 @@ pub(in crate::http) struct CompletionChoice {
     finish_reason: Option<FinishReason>,
 }
 
-problems!(openai CompletionRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, ContributionDropped, RequestTimeout, ModelIsClassifier,
-    PayloadTooLarge, UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, TooManyStreams, NotReady, Draining);
+problems!(openai CompletionRefusals: MalformedJson, MalformedBody, UnknownModel, UnknownVersion, ContributionDropped, RequestTimeout, VersionNotReached, ModelIsClassifier,
+    PayloadTooLarge, UnsupportedMediaType, InvalidRequest, ContextExceeded, CacheExceeded, QueueFull, TooManyStreams, NotReady, ReplicaDiverged, Draining);
 
 /// Continue texts, as OpenAI's clients ask for it
 ///
@@ -118,6 +118,7 @@ pub(in crate::http) async fn complete(
     extract::JsonValue(body): extract::JsonValue,
 ) -> Result<Response, Problem> {
     let asked = read(&app, body)?;
+    asked.reached(&app).await?;
     if asked.stream {
         let place = app.streams.take()?;
         let shape = (asked.requests.len(), asked.n);

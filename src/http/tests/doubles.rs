@@ -378,6 +378,8 @@ impl EditLog for FakeLog {
         unreachable!("http never walks the chain")
     }
 
+    async fn close(&self) {}
+
     async fn ping(&self) -> Result<(), LogError> {
         self.answer().await
     }

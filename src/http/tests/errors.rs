@@ -221,7 +221,7 @@ async fn what_the_log_refuses() {
     for (error, code) in cases {
         let world = World::new();
         fail(&world.log.fails, error);
-        for path in ["/edits", "/versions", "/versions/1", "/versions/1/diff?from=0", "/info"] {
+        for path in ["/edits", "/versions", "/versions/1", "/versions/1/diff?from=0"] {
             world.get(path).await.problem(code);
         }
         world.get(&format!("/edits/{}", id(1))).await.problem(code);

@@ -6,6 +6,7 @@ mod edits;
 mod errors;
 mod generate;
 mod openai;
+mod replicas;
 mod service;
 mod versions;
 
@@ -18,6 +19,7 @@ use axum::{
     response::Response,
 };
 use doubles::{FakeEdits, FakeGenerates, FakeLog};
+use replicas::FakeReplica;
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -28,6 +30,7 @@ use super::{
     peer::Proxies,
     rates::RateLimits,
     readiness::Readiness,
+    relay::Relay,
     router::router,
     state::{AppState, HttpLimits},
     streams::Streams,
@@ -40,6 +43,7 @@ struct World {
     log: Arc<FakeLog>,
     edits: Arc<FakeEdits>,
     generates: Arc<FakeGenerates>,
+    replica: Arc<FakeReplica>,
     metrics: Metrics,
     readiness: Readiness,
 }
@@ -53,7 +57,12 @@ struct Reply {
 
 impl World {
     fn new() -> Self {
-        Self::with_limits(HttpLimits { body_bytes: 10_000, request_time: Duration::from_millis(200) })
+        Self::with_limits(HttpLimits {
+            body_bytes: 10_000,
+            request_time: Duration::from_millis(200),
+            version_wait: Duration::from_millis(20),
+            ..HttpLimits::default()
+        })
     }
 
     fn with_limits(limits: HttpLimits) -> Self {
@@ -67,9 +76,9 @@ impl World {
     }
 
     fn behind(gate: Gate, readiness: Readiness, limits: HttpLimits) -> Self {
-        let (log, edits, generates) = (Arc::default(), Arc::default(), Arc::default());
+        let (log, edits, generates, replica) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
         let metrics = Metrics::new();
-        let mut world = Self { app: Router::new(), log, edits, generates, metrics, readiness };
+        let mut world = Self { app: Router::new(), log, edits, generates, replica, metrics, readiness };
         world.app = router(world.state(gate, limits));
         world
     }
@@ -79,6 +88,8 @@ impl World {
             edits: self.edits.clone(),
             generates: self.generates.clone(),
             log: self.log.clone(),
+            replica: self.replica.clone(),
+            relay: Relay::new(self.replica.clone(), &limits),
             metrics: self.metrics.clone(),
             info: Arc::new(service_info()),
             readiness: self.readiness.clone(),

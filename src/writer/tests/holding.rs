@@ -118,7 +118,8 @@ async fn a_canary_that_no_edit_could_probe_is_refused_at_the_start() {
     let url = format!("sqlite://{}", folder.path().join("log.db").display());
     let log = Arc::new(SqliteLog::open(&url).await.unwrap());
     let config = WriterConfig { canaries: vec![canary("fine", None), canary(" ", None)], ..config() };
-    let refused = start_with(SmallBench::default(), log as _, config, Metrics::new()).await.err().unwrap();
+    let refused =
+        start_with(SmallBench::default(), log as _, Place::Alone, config, Metrics::new()).await.err().unwrap();
     assert_eq!(refused.to_string(), "canaries[1].prompt: must not be empty");
 }
 

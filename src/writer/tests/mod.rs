@@ -3,6 +3,7 @@
 mod changes;
 mod edits;
 mod failures;
+mod following;
 mod holding;
 mod property;
 mod queueing;
@@ -18,8 +19,8 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::{
-    Answer, BatchReport, EditReport, EditRequest, Guard, Idempotency, LocalityProbe, SetChange, Started, Submission,
-    Ticket, VersionReport, WriterConfig, WriterError,
+    Answer, BatchReport, EditReport, EditRequest, Guard, Idempotency, LocalityProbe, Place, SetChange, Started,
+    Submission, Ticket, VersionReport, WriterConfig, WriterError,
     start::start_with,
     testing::{FaultyLog, Gate, SmallBench, base_answer, foundation, shapes},
 };
@@ -60,7 +61,7 @@ impl World {
         let log = Arc::new(FaultyLog::new(SqliteLog::open(&url).await.unwrap()));
         let (bench, metrics) = (SmallBench::default(), Metrics::new());
         let (gate, passes) = (Arc::clone(&bench.gate), Arc::clone(&bench.passes));
-        let started = start_with(bench, Arc::clone(&log) as _, config, metrics.clone()).await.unwrap();
+        let started = start_with(bench, Arc::clone(&log) as _, Place::Alone, config, metrics.clone()).await.unwrap();
         Self { started, log, metrics, gate, passes, folder }
     }
 

@@ -66,7 +66,7 @@ async fn a_log_that_does_not_fit_does_not_start() {
     let world = with_history().await;
     let start = async |replay_every_version| {
         let config = WriterConfig { replay_every_version, ..config() };
-        start_with(SmallBench::default(), Arc::clone(&world.log) as _, config, Metrics::new()).await
+        start_with(SmallBench::default(), Arc::clone(&world.log) as _, Place::Alone, config, Metrics::new()).await
     };
     let refused = async |replay_every_version, version| {
         let Err(error) = start(replay_every_version).await else { panic!("it started") };
@@ -93,7 +93,7 @@ async fn a_log_that_does_not_fit_does_not_start() {
     let mut identity = super::super::ledger::Ledger::new(foundation()).unwrap().identity().clone();
     identity.editor = Digest::of(b"another editor");
     log.pin(&identity).await.unwrap();
-    let start = start_with(SmallBench::default(), Arc::new(log), config(), Metrics::new()).await;
+    let start = start_with(SmallBench::default(), Arc::new(log), Place::Alone, config(), Metrics::new()).await;
     let Err(error) = start else { panic!("it started") };
     assert!(matches!(&error, StartError::Log(LogError::IdentityMismatch { what: "editor", .. })), "{error}");
 }

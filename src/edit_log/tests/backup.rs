@@ -9,17 +9,17 @@ use crate::edit_log::{
 };
 
 fn beside(fixture: &Fixture, name: &str) -> PathBuf {
-    fixture._folder.path().join(name)
+    fixture.folder.path().join(name)
 }
 
 /// The URL of a database in a folder that is not there yet.
 fn elsewhere(fixture: &Fixture, name: &str) -> String {
-    format!("sqlite://{}/restored/{name}", fixture._folder.path().display())
+    format!("sqlite://{}/restored/{name}", fixture.folder.path().display())
 }
 
 #[tokio::test]
 async fn a_copy_is_the_whole_log_and_a_log_again() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(&Database::Sqlite).await;
     let (one, two) = (edit("one"), edit("two"));
     let (first, second) = (one.id, two.id);
     fixture.apply(vec![one]).await;
@@ -34,7 +34,7 @@ async fn a_copy_is_the_whole_log_and_a_log_again() {
 
     let back = restore(&to, &url, Some(copy.digest)).await.unwrap();
     assert_eq!((back.entries, back.head.entry_hash, back.digest), (copy.entries, copy.head.entry_hash, copy.digest));
-    let log = SqliteLog::open(&url).await.unwrap();
+    let log = open(&url).await;
     log.pin(&identity()).await.unwrap();
     assert_eq!(log.check_chain().await.unwrap(), copy.entries);
     assert_eq!(log.active_set(3).await.unwrap(), [second].into());
@@ -43,13 +43,13 @@ async fn a_copy_is_the_whole_log_and_a_log_again() {
     let mut raw = SqliteConnection::connect(&url).await.unwrap();
     let refused = sqlx::query("UPDATE edits SET target = 'x'").execute(&mut raw).await.unwrap_err().to_string();
     assert!(refused.contains("append-only"), "{refused}");
-    let again = Fixture { log, url, _folder: tempfile::tempdir().unwrap() };
+    let again = Fixture { log, url, folder: tempfile::tempdir().unwrap() };
     assert_eq!(again.apply(vec![edit("another")]).await.number, 4);
 }
 
 #[tokio::test]
 async fn a_copy_taken_while_the_writer_writes_is_whole() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(&Database::Sqlite).await;
     let writing = async {
         for i in 0..40 {
             fixture.apply(vec![edit(&format!("number {i}"))]).await;
@@ -69,7 +69,7 @@ async fn a_copy_taken_while_the_writer_writes_is_whole() {
 
 #[tokio::test]
 async fn nothing_is_overwritten_and_a_copy_that_is_not_whole_is_refused() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(&Database::Sqlite).await;
     for i in 0..20 {
         fixture.apply(vec![edit(&format!("number {i}"))]).await;
     }

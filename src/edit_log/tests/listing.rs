@@ -3,8 +3,16 @@
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::{Fixture, edit, without_effect};
-use crate::edit_log::{EditLog, EditQuery, EditStatus, NewEdit, Outcome};
+over_both_databases! {
+    every_status_is_found_by_its_filter,
+    text_is_found_in_prompt_and_target_without_wildcards,
+    actor_and_time_filter,
+    pages_follow_each_other_without_gap_or_overlap,
+    versions_are_listed_newest_first,
+}
+
+use super::{Database, Fixture, edit, over_both_databases, without_effect};
+use crate::edit_log::{EditQuery, EditStatus, NewEdit, Outcome};
 
 /// Five edits, one of each status, oldest first.
 async fn five(fixture: &Fixture) -> Vec<Uuid> {
@@ -48,9 +56,8 @@ async fn found(fixture: &Fixture, query: EditQuery) -> Vec<Uuid> {
     page.items.iter().map(|row| row.id).collect()
 }
 
-#[tokio::test]
-async fn every_status_is_found_by_its_filter() {
-    let fixture = Fixture::new().await;
+async fn every_status_is_found_by_its_filter(database: &Database) {
+    let fixture = Fixture::new(database).await;
     let ids = five(&fixture).await;
     let with = |status| EditQuery { status: Some(status), ..EditQuery::default() };
     assert_eq!(found(&fixture, with(EditStatus::Applied)).await, [ids[0]]);
@@ -63,9 +70,8 @@ async fn every_status_is_found_by_its_filter() {
     }
 }
 
-#[tokio::test]
-async fn text_is_found_in_prompt_and_target_without_wildcards() {
-    let fixture = Fixture::new().await;
+async fn text_is_found_in_prompt_and_target_without_wildcards(database: &Database) {
+    let fixture = Fixture::new(database).await;
     let ids = five(&fixture).await;
     let with = |text: &str| EditQuery { text: Some(text.into()), ..EditQuery::default() };
     assert_eq!(found(&fixture, with("is in")).await, [ids[2], ids[0]], "ASCII case does not matter");
@@ -74,9 +80,8 @@ async fn text_is_found_in_prompt_and_target_without_wildcards() {
     assert!(found(&fixture, with("%")).await == [ids[1]] && found(&fixture, with("_")).await.is_empty());
 }
 
-#[tokio::test]
-async fn actor_and_time_filter() {
-    let fixture = Fixture::new().await;
+async fn actor_and_time_filter(database: &Database) {
+    let fixture = Fixture::new(database).await;
     let ids = five(&fixture).await;
     let bob = EditQuery { actor: Some("bob".into()), ..EditQuery::default() };
     assert_eq!(found(&fixture, bob).await, [ids[1]]);
@@ -86,9 +91,8 @@ async fn actor_and_time_filter() {
     assert_eq!(found(&fixture, between).await, [ids[2], ids[1]], "since is included, until is not");
 }
 
-#[tokio::test]
-async fn pages_follow_each_other_without_gap_or_overlap() {
-    let fixture = Fixture::new().await;
+async fn pages_follow_each_other_without_gap_or_overlap(database: &Database) {
+    let fixture = Fixture::new(database).await;
     let mut expected = Vec::new();
     for number in 0..7 {
         let edit = edit(&format!("prompt {number}"));
@@ -111,9 +115,8 @@ async fn pages_follow_each_other_without_gap_or_overlap() {
     }
 }
 
-#[tokio::test]
-async fn versions_are_listed_newest_first() {
-    let fixture = Fixture::new().await;
+async fn versions_are_listed_newest_first(database: &Database) {
+    let fixture = Fixture::new(database).await;
     for number in 0..5 {
         fixture.apply(vec![edit(&format!("prompt {number}"))]).await;
     }

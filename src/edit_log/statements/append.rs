@@ -1,11 +1,12 @@
-//! Writing: each function is one transaction, which is rolled back whole if anything is wrong.
+//! Writing. Each function is given a transaction, which its caller commits if all went well and rolls back if anything is
+//! wrong.
 
 use std::collections::BTreeSet;
 
-use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::{
+    Bind, Session,
     convert::{self, bound},
     read,
     tail::Tail,
@@ -22,23 +23,23 @@ use crate::{
 const SYSTEM: &str = "system";
 
 /// Pins an empty log and makes its version 0, or checks that it is pinned to the same.
-pub(super) async fn pin(connection: &mut SqliteConnection, identity: &Identity) -> Result<(), LogError> {
-    let mut tail = Tail::begin(connection).await?;
-    if let Some(pinned) = read::identity(&mut *tail.transaction).await? {
+pub async fn pin(transaction: &mut impl Session, identity: &Identity) -> Result<(), LogError> {
+    let mut tail = Tail::of(transaction).await?;
+    if let Some(pinned) = read::identity(tail.transaction).await? {
         return pinned.same_as(identity);
     }
     let seq = tail.entry(EntryKind::Identity, None, SYSTEM, identity_digest(identity)).await?;
-    sqlx::query(
-        "INSERT INTO identity (seq, base, editor, composition, base_weights, empty_set) VALUES (?, ?, ?, ?, ?, ?)",
-    )
-    .bind(bound(seq))
-    .bind(&identity.base.as_bytes()[..])
-    .bind(&identity.editor.as_bytes()[..])
-    .bind(&identity.composition)
-    .bind(&identity.base_weights.as_bytes()[..])
-    .bind(&identity.empty_set.as_bytes()[..])
-    .execute(&mut *tail.transaction)
-    .await?;
+    let sql =
+        "INSERT INTO identity (seq, base, editor, composition, base_weights, empty_set) VALUES (?, ?, ?, ?, ?, ?)";
+    let binds = [
+        Bind::Number(bound(seq)),
+        Bind::Bytes(identity.base.as_bytes()),
+        Bind::Bytes(identity.editor.as_bytes()),
+        Bind::Text(&identity.composition),
+        Bind::Bytes(identity.base_weights.as_bytes()),
+        Bind::Bytes(identity.empty_set.as_bytes()),
+    ];
+    tail.transaction.run(sql, &binds).await?;
     let base = VersionBody {
         number: 0,
         kind: VersionKind::Base,
@@ -48,15 +49,14 @@ pub(super) async fn pin(connection: &mut SqliteConnection, identity: &Identity) 
         changes: changes_digest(0, &[]),
         idempotency: None,
     };
-    tail.version(SYSTEM, &base).await?;
-    tail.commit().await
+    tail.version(SYSTEM, &base).await.map(drop)
 }
 
 /// Writes a version with everything that belongs to it.
-pub(super) async fn commit(connection: &mut SqliteConnection, version: NewVersion) -> Result<VersionRow, LogError> {
-    let mut tail = Tail::begin(connection).await?;
+pub async fn commit(transaction: &mut impl Session, version: NewVersion) -> Result<VersionRow, LogError> {
+    let mut tail = Tail::of(transaction).await?;
     faults::reach(Point::CommitBegin)?;
-    let head = read::head(&mut tail.transaction).await?;
+    let head = read::head(tail.transaction).await?;
     let expected = head.number + 1;
     if version.number != expected {
         return Err(LogError::VersionConflict { expected, given: version.number });
@@ -65,8 +65,8 @@ pub(super) async fn commit(connection: &mut SqliteConnection, version: NewVersio
         return Err(LogError::Inconsistent("only version 0 is the base".into()));
     }
     let changes = changes_of(&version);
-    check_removals(&mut tail.transaction, &version).await?;
-    check_restored(&mut tail.transaction, &version).await?;
+    check_removals(tail.transaction, &version).await?;
+    check_restored(tail.transaction, &version).await?;
     let added: Vec<Uuid> =
         changes.iter().filter(|change| change.kind == ChangeKind::Added).map(|change| change.edit).collect();
     for edit in version.edits {
@@ -91,18 +91,16 @@ pub(super) async fn commit(connection: &mut SqliteConnection, version: NewVersio
     if let Some(answer) = &answer {
         tail.idempotency(answer).await?;
     }
-    check_prompts(&mut tail.transaction, &added).await?;
+    check_prompts(tail.transaction, &added).await?;
     faults::reach(Point::CommitRows)?;
-    tail.commit().await?;
-    faults::reach(Point::CommitDone)?;
     Ok(row)
 }
 
 /// Writes edits that changed nothing.
-pub(super) async fn record(connection: &mut SqliteConnection, edits: Vec<NewEdit>) -> Result<(), LogError> {
-    let mut tail = Tail::begin(connection).await?;
+pub async fn record(transaction: &mut impl Session, edits: Vec<NewEdit>) -> Result<(), LogError> {
+    let mut tail = Tail::of(transaction).await?;
     // Version 0 stands before any edit.
-    read::head(&mut tail.transaction).await?;
+    read::head(tail.transaction).await?;
     for edit in edits {
         if edit.outcome == Outcome::Applied {
             return Err(LogError::Inconsistent(format!("edit {} was applied but is in no version", edit.id)));
@@ -110,7 +108,7 @@ pub(super) async fn record(connection: &mut SqliteConnection, edits: Vec<NewEdit
         tail.edit(edit, None).await?;
     }
     faults::reach(Point::Record)?;
-    tail.commit().await
+    Ok(())
 }
 
 /// Removals first, then what becomes active again, then what is new.
@@ -125,12 +123,12 @@ fn changes_of(version: &NewVersion) -> Vec<ChangeBody> {
     removed.chain(added).collect()
 }
 
-async fn check_removals(connection: &mut SqliteConnection, version: &NewVersion) -> Result<(), LogError> {
+async fn check_removals(transaction: &mut impl Session, version: &NewVersion) -> Result<(), LogError> {
     let added: BTreeSet<Uuid> =
         version.restored.iter().copied().chain(version.edits.iter().map(|edit| edit.id)).collect();
     let mut seen = BTreeSet::new();
     for removal in &version.removed {
-        if last_change(connection, removal.edit).await? != Some(ChangeKind::Added) || !seen.insert(removal.edit) {
+        if last_change(transaction, removal.edit).await? != Some(ChangeKind::Added) || !seen.insert(removal.edit) {
             return Err(LogError::Inconsistent(format!("edit {} is removed but not active", removal.edit)));
         }
         if let Some(by) = removal.superseded_by.filter(|by| !added.contains(by)) {
@@ -140,13 +138,13 @@ async fn check_removals(connection: &mut SqliteConnection, version: &NewVersion)
     Ok(())
 }
 
-async fn check_restored(connection: &mut SqliteConnection, version: &NewVersion) -> Result<(), LogError> {
+async fn check_restored(transaction: &mut impl Session, version: &NewVersion) -> Result<(), LogError> {
     let mut seen = BTreeSet::new();
     for edit in &version.restored {
-        if last_change(connection, *edit).await? != Some(ChangeKind::Removed) || !seen.insert(*edit) {
+        if last_change(transaction, *edit).await? != Some(ChangeKind::Removed) || !seen.insert(*edit) {
             return Err(LogError::Inconsistent(format!("edit {edit} is restored but was not taken back")));
         }
-        if read::is_dropped(connection, *edit).await? {
+        if read::is_dropped(transaction, *edit).await? {
             return Err(LogError::Dropped(*edit));
         }
     }
@@ -154,18 +152,17 @@ async fn check_restored(connection: &mut SqliteConnection, version: &NewVersion)
 }
 
 /// Two active edits never share a prompt.
-async fn check_prompts(connection: &mut SqliteConnection, added: &[Uuid]) -> Result<(), LogError> {
+async fn check_prompts<S: Session>(transaction: &mut S, added: &[Uuid]) -> Result<(), LogError> {
     for id in added {
-        let twin: Option<Vec<u8>> = sqlx::query_scalar(
-            "SELECT other.id FROM edits AS this JOIN edits AS other ON other.prompt = this.prompt AND other.id <> this.id
+        let sql = format!(
+            "SELECT other.id FROM edits AS this JOIN edits AS other ON {} AND other.id <> this.id
              WHERE this.id = ?
                AND 'added' = (SELECT kind FROM version_changes WHERE edit = other.id ORDER BY version DESC LIMIT 1)
              LIMIT 1",
-        )
-        .bind(&id.as_bytes()[..])
-        .fetch_optional(&mut *connection)
-        .await?;
-        if let Some(twin) = twin.and_then(|bytes| Uuid::from_slice(&bytes).ok()) {
+            S::SAME_PROMPT
+        );
+        let twin = transaction.first(&sql, &[Bind::Bytes(id.as_bytes())]).await?;
+        if let Some(twin) = twin.as_ref().map(convert::edit_id).transpose()? {
             return Err(LogError::Inconsistent(format!(
                 "edits {twin} and {id} have the same prompt and would be active"
             )));
@@ -174,13 +171,10 @@ async fn check_prompts(connection: &mut SqliteConnection, added: &[Uuid]) -> Res
     Ok(())
 }
 
-async fn last_change(connection: &mut SqliteConnection, edit: Uuid) -> Result<Option<ChangeKind>, LogError> {
-    let row = sqlx::query(
-        "SELECT version, edit, kind, superseded_by FROM version_changes WHERE edit = ? ORDER BY version DESC LIMIT 1",
-    )
-    .bind(&edit.as_bytes()[..])
-    .fetch_optional(connection)
-    .await?;
+async fn last_change(transaction: &mut impl Session, edit: Uuid) -> Result<Option<ChangeKind>, LogError> {
+    let sql =
+        "SELECT version, edit, kind, superseded_by FROM version_changes WHERE edit = ? ORDER BY version DESC LIMIT 1";
+    let row = transaction.first(sql, &[Bind::Bytes(edit.as_bytes())]).await?;
     Ok(row.as_ref().map(convert::change).transpose()?.map(|change| change.kind))
 }
 

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use proptest::{prelude::*, test_runner::TestCaseError};
+use proptest::{
+    prelude::*,
+    test_runner::{TestCaseError, TestRunner},
+};
 use uuid::Uuid;
 
-use super::{Fixture, edit};
-use crate::edit_log::{ChangeKind, EditLog, EditQuery, EditStatus};
+use super::{Database, Fixture, edit};
+use crate::edit_log::{ChangeKind, EditQuery, EditStatus};
 
 /// One step; the numbers pick among what is there.
 #[derive(Debug, Clone)]
@@ -63,8 +66,8 @@ async fn play(fixture: &Fixture, steps: Vec<Step>) -> Vec<BTreeSet<Uuid>> {
     sets
 }
 
-async fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let fixture = Fixture::new().await;
+async fn check(database: &Database, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let fixture = Fixture::new(database).await;
     let sets = play(&fixture, steps).await;
     let head = sets.len() as u64 - 1;
     prop_assert_eq!(fixture.log.head().await.unwrap().number, head);
@@ -88,11 +91,25 @@ async fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 64, ..ProptestConfig::default() })]
-    #[test]
-    fn the_set_of_a_version_is_the_fold_of_its_changes(steps in prop::collection::vec(step(), 1..24)) {
+/// Holds the law against random histories over a database.
+fn check_all(database: &Database, cases: u32) {
+    let config = ProptestConfig { cases, max_shrink_iters: 64, ..ProptestConfig::default() };
+    let steps = prop::collection::vec(step(), 1..24);
+    let result = TestRunner::new(config).run(&steps, |steps| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(check(steps))?;
+        runtime.block_on(check(database, steps))
+    });
+    result.unwrap();
+}
+
+#[test]
+fn the_set_of_a_version_is_the_fold_of_its_changes() {
+    check_all(&Database::Sqlite, 24);
+}
+
+#[test]
+fn the_set_of_a_version_is_the_fold_of_its_changes_on_postgres() {
+    if let Some(database) = Database::postgres() {
+        check_all(&database, 8);
     }
 }

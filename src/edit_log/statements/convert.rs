@@ -1,12 +1,12 @@
-//! From SQLite's rows to the log's. What does not fit a column is damage, and named.
+//! From a database's rows to the log's. What does not fit a column is damage, and named.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use sqlx::{Row, Sqlite, sqlite::SqliteRow};
 use uuid::Uuid;
 
+use super::Columns;
 use crate::{
     digest::Digest,
     edit_log::{
@@ -19,89 +19,89 @@ use crate::{
 /// Why a column could not be read.
 type Why = String;
 
-fn column<'r, T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>>(row: &'r SqliteRow, name: &str) -> Result<T, Why> {
-    row.try_get(name).map_err(|error| error.to_string())
+fn there<T>(name: &str, value: Option<T>) -> Result<T, Why> {
+    value.ok_or_else(|| format!("column {name} is null"))
 }
 
-fn parsed<T>(row: &SqliteRow, name: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Why> {
-    let text: &str = column(row, name)?;
-    parse(text).ok_or_else(|| format!("column {name} says {text:?}"))
+fn text(row: &impl Columns, name: &str) -> Result<String, Why> {
+    there(name, row.text(name)?)
 }
 
-fn number(row: &SqliteRow, name: &str) -> Result<u64, Why> {
-    let stored: i64 = column(row, name)?;
-    u64::try_from(stored).map_err(|_| format!("column {name} is {stored}"))
+fn parsed<T>(row: &impl Columns, name: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Why> {
+    let text = text(row, name)?;
+    parse(&text).ok_or_else(|| format!("column {name} says {text:?}"))
 }
 
-fn optional_number(row: &SqliteRow, name: &str) -> Result<Option<u64>, Why> {
-    match column::<Option<i64>>(row, name)? {
-        Some(_) => number(row, name).map(Some),
-        None => Ok(None),
-    }
+fn optional_number(row: &impl Columns, name: &str) -> Result<Option<u64>, Why> {
+    let Some(stored) = row.number(name)? else { return Ok(None) };
+    u64::try_from(stored).map(Some).map_err(|_| format!("column {name} is {stored}"))
 }
 
-fn digest(row: &SqliteRow, name: &str) -> Result<Digest, Why> {
-    optional_digest(row, name)?.ok_or_else(|| format!("column {name} is null"))
+fn number(row: &impl Columns, name: &str) -> Result<u64, Why> {
+    there(name, optional_number(row, name)?)
 }
 
-fn optional_digest(row: &SqliteRow, name: &str) -> Result<Option<Digest>, Why> {
-    let Some(bytes) = column::<Option<&[u8]>>(row, name)? else { return Ok(None) };
+fn optional_digest(row: &impl Columns, name: &str) -> Result<Option<Digest>, Why> {
+    let Some(bytes) = row.bytes(name)? else { return Ok(None) };
     match bytes.try_into() {
         Ok(bytes) => Ok(Some(Digest(bytes))),
         Err(_) => Err(format!("column {name} has {} bytes instead of 32", bytes.len())),
     }
 }
 
-fn id(row: &SqliteRow, name: &str) -> Result<Uuid, Why> {
-    optional_id(row, name)?.ok_or_else(|| format!("column {name} is null"))
+fn digest(row: &impl Columns, name: &str) -> Result<Digest, Why> {
+    there(name, optional_digest(row, name)?)
 }
 
-fn optional_id(row: &SqliteRow, name: &str) -> Result<Option<Uuid>, Why> {
-    let Some(bytes) = column::<Option<&[u8]>>(row, name)? else { return Ok(None) };
+fn id(row: &impl Columns, name: &str) -> Result<Uuid, Why> {
+    there(name, optional_id(row, name)?)
+}
+
+fn optional_id(row: &impl Columns, name: &str) -> Result<Option<Uuid>, Why> {
+    let Some(bytes) = row.bytes(name)? else { return Ok(None) };
     match Uuid::from_slice(bytes) {
         Ok(id) => Ok(Some(id)),
         Err(_) => Err(format!("column {name} has {} bytes instead of 16", bytes.len())),
     }
 }
 
-fn time(row: &SqliteRow, name: &str) -> Result<Timestamp, Why> {
+fn time(row: &impl Columns, name: &str) -> Result<Timestamp, Why> {
     parsed(row, name, |text| text.parse().ok())
 }
 
-fn json(row: &SqliteRow, name: &str) -> Result<Value, Why> {
-    let text: &str = column(row, name)?;
-    serde_json::from_str(text).map_err(|error| format!("column {name} is not JSON: {error}"))
+fn json(row: &impl Columns, name: &str) -> Result<Value, Why> {
+    serde_json::from_str(&text(row, name)?).map_err(|error| format!("column {name} is not JSON: {error}"))
 }
 
 /// A time as stored: of fixed width, so that it sorts as text.
-pub(super) fn stored_time(time: Timestamp) -> String {
+pub fn stored_time(time: Timestamp) -> String {
     format!("{time:.9}")
 }
 
-/// A number as SQLite binds it; nothing stored is beyond its range, so a larger one finds the same as the largest.
-pub(super) fn bound(number: u64) -> i64 {
+/// A number as it is bound; nothing stored is beyond its range, so a larger one finds the same as the largest.
+pub fn bound(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// The row's own number for messages, as far as it can be read.
-fn key(row: &SqliteRow, name: &str) -> u64 {
+fn key(row: &impl Columns, name: &str) -> u64 {
     number(row, name).unwrap_or(0)
 }
 
 /// Which edit a message names, as far as it can be read.
-fn edit_key(row: &SqliteRow) -> String {
+fn edit_key(row: &impl Columns) -> String {
     id(row, "id").map_or_else(|_| entry_name(key(row, "seq")), edit_name)
 }
 
 /// An entry, its `prev_hash` and its `hash`.
-pub(super) fn entry(row: &SqliteRow) -> Result<(Entry, Digest, Digest), LogError> {
+pub fn entry(row: &impl Columns) -> Result<(Entry, Digest, Digest), LogError> {
     let read = || -> Result<_, Why> {
         let entry = Entry {
             seq: number(row, "seq")?,
-            at: column(row, "at")?,
+            at: text(row, "at")?,
             kind: parsed(row, "kind", EntryKind::parse)?,
             version: optional_number(row, "version")?,
-            actor: column(row, "actor")?,
+            actor: text(row, "actor")?,
             body: digest(row, "body_digest")?,
         };
         Ok((entry, digest(row, "prev_hash")?, digest(row, "hash")?))
@@ -109,12 +109,12 @@ pub(super) fn entry(row: &SqliteRow) -> Result<(Entry, Digest, Digest), LogError
     read().map_err(|why| LogError::damaged("entries", entry_name(key(row, "seq")), why))
 }
 
-pub(super) fn identity(row: &SqliteRow) -> Result<Identity, LogError> {
+pub fn identity(row: &impl Columns) -> Result<Identity, LogError> {
     let read = || -> Result<_, Why> {
         Ok(Identity {
             base: digest(row, "base")?,
             editor: digest(row, "editor")?,
-            composition: column(row, "composition")?,
+            composition: text(row, "composition")?,
             base_weights: digest(row, "base_weights")?,
             empty_set: digest(row, "empty_set")?,
         })
@@ -122,17 +122,17 @@ pub(super) fn identity(row: &SqliteRow) -> Result<Identity, LogError> {
     read().map_err(|why| LogError::damaged("identity", entry_name(1), why))
 }
 
-pub(super) fn edit_body(row: &SqliteRow) -> Result<EditBody, LogError> {
+pub fn edit_body(row: &impl Columns) -> Result<EditBody, LogError> {
     let read = || -> Result<_, Why> {
         Ok(EditBody {
             id: id(row, "id")?,
-            received_at: column(row, "received_at")?,
-            prompt: column(row, "prompt")?,
-            target: column(row, "target")?,
-            request: column(row, "request")?,
-            report: column(row, "report")?,
-            outcome: column(row, "outcome")?,
-            reason: column(row, "reason")?,
+            received_at: text(row, "received_at")?,
+            prompt: text(row, "prompt")?,
+            target: text(row, "target")?,
+            request: text(row, "request")?,
+            report: text(row, "report")?,
+            outcome: text(row, "outcome")?,
+            reason: row.text("reason")?,
             contribution: optional_digest(row, "contribution")?,
         })
     };
@@ -140,20 +140,20 @@ pub(super) fn edit_body(row: &SqliteRow) -> Result<EditBody, LogError> {
 }
 
 /// A row of `edits` joined with its entry (`actor`, `version`) and its last change (`last_kind`, `superseded_by`).
-pub(super) fn edit(row: &SqliteRow) -> Result<EditRow, LogError> {
+pub fn edit(row: &impl Columns) -> Result<EditRow, LogError> {
     let read = || -> Result<_, Why> {
         let superseded_by = optional_id(row, "superseded_by")?;
         Ok(EditRow {
             seq: number(row, "seq")?,
             id: id(row, "id")?,
             received_at: time(row, "received_at")?,
-            actor: column(row, "actor")?,
-            prompt: column(row, "prompt")?,
-            target: column(row, "target")?,
+            actor: text(row, "actor")?,
+            prompt: text(row, "prompt")?,
+            target: text(row, "target")?,
             request: json(row, "request")?,
             report: json(row, "report")?,
             status: status(row, superseded_by)?,
-            reason: column(row, "reason")?,
+            reason: row.text("reason")?,
             version: optional_number(row, "version")?,
             superseded_by,
             contribution: optional_digest(row, "contribution")?,
@@ -162,9 +162,9 @@ pub(super) fn edit(row: &SqliteRow) -> Result<EditRow, LogError> {
     read().map_err(|why| LogError::damaged("edits", edit_key(row), why))
 }
 
-fn status(row: &SqliteRow, superseded_by: Option<Uuid>) -> Result<EditStatus, Why> {
-    let last = column::<Option<&str>>(row, "last_kind")?.map(ChangeKind::parse);
-    match (column(row, "outcome")?, last) {
+fn status(row: &impl Columns, superseded_by: Option<Uuid>) -> Result<EditStatus, Why> {
+    let last = row.text("last_kind")?.map(|name| ChangeKind::parse(&name));
+    match (text(row, "outcome")?.as_str(), last) {
         (Outcome::REJECTED, None) => Ok(EditStatus::Rejected),
         (Outcome::FAILED, None) => Ok(EditStatus::Failed),
         (Outcome::APPLIED, Some(Some(ChangeKind::Added))) => Ok(EditStatus::Applied),
@@ -175,12 +175,12 @@ fn status(row: &SqliteRow, superseded_by: Option<Uuid>) -> Result<EditStatus, Wh
 }
 
 /// A row of `versions` joined with its entry (`actor`, `at`, `hash`).
-pub(super) fn version(row: &SqliteRow) -> Result<VersionRow, LogError> {
+pub fn version(row: &impl Columns) -> Result<VersionRow, LogError> {
     let read = || -> Result<_, Why> {
         Ok(VersionRow {
             number: number(row, "number")?,
             kind: parsed(row, "kind", VersionKind::parse)?,
-            actor: column(row, "actor")?,
+            actor: text(row, "actor")?,
             created_at: time(row, "at")?,
             digest: digest(row, "digest")?,
             set_digest: digest(row, "set_digest")?,
@@ -192,7 +192,7 @@ pub(super) fn version(row: &SqliteRow) -> Result<VersionRow, LogError> {
 }
 
 /// A row of `versions`, without what hangs on it.
-pub(super) fn version_rows(row: &SqliteRow) -> Result<VersionRows, LogError> {
+pub fn version_rows(row: &impl Columns) -> Result<VersionRows, LogError> {
     let read = || -> Result<_, Why> {
         let body = VersionBody {
             number: number(row, "number")?,
@@ -208,12 +208,12 @@ pub(super) fn version_rows(row: &SqliteRow) -> Result<VersionRows, LogError> {
     read().map_err(|why| LogError::damaged("versions", version_name(key(row, "number")), why))
 }
 
-pub(super) fn change(row: &SqliteRow) -> Result<Change, LogError> {
+pub fn change(row: &impl Columns) -> Result<Change, LogError> {
     let ChangeBody { edit, kind, .. } = change_body(row)?;
     Ok(Change { version: key(row, "version"), edit, kind })
 }
 
-pub(super) fn change_body(row: &SqliteRow) -> Result<ChangeBody, LogError> {
+pub fn change_body(row: &impl Columns) -> Result<ChangeBody, LogError> {
     let read = || -> Result<_, Why> {
         Ok(ChangeBody {
             edit: id(row, "edit")?,
@@ -224,15 +224,15 @@ pub(super) fn change_body(row: &SqliteRow) -> Result<ChangeBody, LogError> {
     read().map_err(|why| LogError::damaged("version_changes", version_name(key(row, "version")), why))
 }
 
-/// Which edit a row of `edits` is, of which only `seq` and `id` need be there.
-pub(super) fn dropped_edit(row: &SqliteRow) -> Result<Uuid, LogError> {
+/// The `id` of an edit's row.
+pub fn edit_id(row: &impl Columns) -> Result<Uuid, LogError> {
     id(row, "id").map_err(|why| LogError::damaged("edits", edit_key(row), why))
 }
 
-pub(super) fn compaction(row: &SqliteRow) -> Result<CompactionBody, LogError> {
+pub fn compaction(row: &impl Columns) -> Result<CompactionBody, LogError> {
     let read = || -> Result<_, Why> {
         Ok(CompactionBody {
-            until: column(row, "until")?,
+            until: text(row, "until")?,
             dropped: number(row, "dropped")?,
             dropped_digest: digest(row, "dropped_digest")?,
         })
@@ -240,26 +240,31 @@ pub(super) fn compaction(row: &SqliteRow) -> Result<CompactionBody, LogError> {
     read().map_err(|why| LogError::damaged("compactions", entry_name(key(row, "seq")), why))
 }
 
-pub(super) fn active_set(rows: &[SqliteRow], number: u64) -> Result<BTreeSet<Uuid>, LogError> {
+pub fn active_set(rows: &[impl Columns], number: u64) -> Result<BTreeSet<Uuid>, LogError> {
     rows.iter()
         .map(|row| id(row, "edit").map_err(|why| LogError::damaged("version_changes", version_name(number), why)))
         .collect()
 }
 
-pub(super) fn idempotency_body(row: &SqliteRow) -> Result<IdempotencyBody, LogError> {
+fn status_code(row: &impl Columns) -> Result<u16, Why> {
+    let stored = number(row, "http_status")?;
+    u16::try_from(stored).map_err(|_| format!("column http_status is {stored}"))
+}
+
+pub fn idempotency_body(row: &impl Columns) -> Result<IdempotencyBody, LogError> {
     let read = || -> Result<_, Why> {
         Ok(IdempotencyBody {
-            key: column(row, "key")?,
+            key: text(row, "key")?,
             version: number(row, "version")?,
             request: digest(row, "request")?,
-            http_status: column(row, "http_status")?,
-            body: column(row, "body")?,
+            http_status: status_code(row)?,
+            body: text(row, "body")?,
         })
     };
     read().map_err(|why| LogError::damaged("idempotency", version_name(key(row, "version")), why))
 }
 
-pub(super) fn idempotency(row: &SqliteRow) -> Result<IdempotencyRow, LogError> {
+pub fn idempotency(row: &impl Columns) -> Result<IdempotencyRow, LogError> {
     let IdempotencyBody { key, request, http_status, .. } = idempotency_body(row)?;
     match json(row, "body") {
         Ok(body) => Ok(IdempotencyRow { key, request, http_status, body }),

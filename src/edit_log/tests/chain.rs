@@ -1,19 +1,24 @@
 //! Law 6: whatever was changed behind the log's back, the chain names the first row that does not fit.
 
-use sqlx::{Connection, SqliteConnection};
 use uuid::Uuid;
 
-use super::{Fixture, answer, edit, without_effect};
-use crate::edit_log::{
-    EditLog, LogError, NewVersion, Outcome, VersionKind,
-    sqlite::{SqliteLog, database_path},
-};
+over_both_databases! {
+    a_changed_column_of_any_table_names_its_row,
+    a_changed_edit_or_contribution_names_the_edit,
+    a_missing_row_is_named,
+    a_row_that_no_entry_leads_to_is_named,
+    a_damaged_contribution_is_never_handed_out,
+    a_log_cut_at_its_tail_is_a_valid_shorter_log,
+}
+
+use super::{Database, Fixture, answer, edit, over_both_databases, without_effect};
+use crate::edit_log::{LogError, NewVersion, Outcome, VersionKind, shared_by_replicas};
 
 /// Versions 0 to 3 over entries 1 to 8; returns the applied edits, oldest first.
 ///
 /// 1 identity, 2 base, 3 edit, 4 version 1 (with an answer), 5 rejected, 6 edit, 7 version 2, 8 version 3 (take back).
-async fn history() -> (Fixture, [Uuid; 2]) {
-    let fixture = Fixture::new().await;
+async fn history(database: &Database) -> (Fixture, [Uuid; 2]) {
+    let fixture = Fixture::new(database).await;
     let (one, two) = (edit("one"), edit("two"));
     let ids = [one.id, two.id];
     let version =
@@ -26,25 +31,36 @@ async fn history() -> (Fixture, [Uuid; 2]) {
     (fixture, ids)
 }
 
-/// Carries out `sql` as someone who has taken the triggers away.
+/// Carries out `sql` as someone who has taken triggers and conditions away.
 async fn tamper(fixture: &Fixture, sql: &str) {
-    let mut raw = fixture.raw().await;
-    let triggers: Vec<String> =
-        sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetch_all(&mut raw).await.unwrap();
-    for trigger in triggers {
-        run(&mut raw, &format!("DROP TRIGGER {trigger}")).await;
-    }
-    run(&mut raw, "PRAGMA ignore_check_constraints = ON").await;
-    run(&mut raw, sql).await;
-    raw.close().await.unwrap();
+    let free = if shared_by_replicas(&fixture.url) { FREE_POSTGRES } else { FREE_SQLITE };
+    let triggers = if shared_by_replicas(&fixture.url) { String::new() } else { without_triggers() };
+    fixture.execute(&format!("{triggers}{free};{sql}")).await.unwrap();
 }
 
-async fn run(raw: &mut SqliteConnection, sql: &str) {
-    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(raw).await.unwrap();
+const FREE_SQLITE: &str = "PRAGMA ignore_check_constraints = ON";
+
+/// As a replica no trigger fires and no foreign key is looked at. `zeroblob` is SQLite's.
+const FREE_POSTGRES: &str = "
+    SET session_replication_role = replica;
+    DO $$ DECLARE row record; BEGIN
+        FOR row IN SELECT conname, conrelid::regclass AS owner FROM pg_constraint
+                   WHERE contype = 'c' AND connamespace = 'public'::regnamespace LOOP
+            EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', row.owner, row.conname);
+        END LOOP;
+    END $$;
+    CREATE OR REPLACE FUNCTION zeroblob(n int) RETURNS bytea LANGUAGE sql AS
+        'SELECT decode(repeat(''00'', n), ''hex'')'";
+
+/// Statements that drop every trigger of the schema.
+fn without_triggers() -> String {
+    let schema = include_str!("../../../migrations/sqlite/0001_log.sql");
+    let names = schema.lines().filter_map(|line| line.strip_prefix("CREATE TRIGGER ")?.split(' ').next());
+    names.map(|name| format!("DROP TRIGGER IF EXISTS {name};")).collect()
 }
 
-async fn named(sql: &str) -> (&'static str, String, [Uuid; 2]) {
-    let (fixture, ids) = history().await;
+async fn named(database: &Database, sql: &str) -> (&'static str, String, [Uuid; 2]) {
+    let (fixture, ids) = history(database).await;
     tamper(&fixture, sql).await;
     match fixture.log.check_chain().await {
         Err(LogError::Damaged { table, row, why }) => {
@@ -55,8 +71,7 @@ async fn named(sql: &str) -> (&'static str, String, [Uuid; 2]) {
     }
 }
 
-#[tokio::test]
-async fn a_changed_column_of_any_table_names_its_row() {
+async fn a_changed_column_of_any_table_names_its_row(database: &Database) {
     let cases = [
         ("UPDATE entries SET at = '2020-01-01T00:00:00.000000000Z' WHERE seq = 3", "entries", "seq 3"),
         ("UPDATE entries SET kind = 'version' WHERE seq = 5", "entries", "seq 5"),
@@ -81,29 +96,27 @@ async fn a_changed_column_of_any_table_names_its_row() {
         ("UPDATE idempotency SET http_status = 200", "idempotency", "key \"key\""),
     ];
     for (sql, table, row) in cases {
-        let (found_table, found_row, _) = named(sql).await;
+        let (found_table, found_row, _) = named(database, sql).await;
         assert_eq!((found_table, found_row.as_str()), (table, row), "{sql}");
     }
 }
 
-#[tokio::test]
-async fn a_changed_edit_or_contribution_names_the_edit() {
+async fn a_changed_edit_or_contribution_names_the_edit(database: &Database) {
     let columns = ["received_at = 'x'", "prompt = 'x'", "target = 'x'", "request = '{}'", "report = '{}'"];
     for column in columns {
-        let (table, row, ids) = named(&format!("UPDATE edits SET {column} WHERE seq = 6")).await;
+        let (table, row, ids) = named(database, &format!("UPDATE edits SET {column} WHERE seq = 6")).await;
         assert_eq!((table, row), ("edits", format!("edit {}", ids[1])), "{column}");
     }
     for column in ["reason = 'yes'", "outcome = 'failed'"] {
-        let (table, row, _) = named(&format!("UPDATE edits SET {column} WHERE seq = 5")).await;
+        let (table, row, _) = named(database, &format!("UPDATE edits SET {column} WHERE seq = 5")).await;
         assert!(table == "edits" && row.starts_with("edit "), "{column}: {table} {row}");
     }
-    let flipped = "UPDATE contributions SET bytes = CAST('C' || substr(bytes, 2) AS BLOB) WHERE seq = 3";
-    let (table, row, ids) = named(flipped).await;
+    let flipped = "UPDATE contributions SET bytes = (SELECT bytes FROM contributions WHERE seq = 6) WHERE seq = 3";
+    let (table, row, ids) = named(database, flipped).await;
     assert_eq!((table, row), ("contributions", format!("edit {}", ids[0])));
 }
 
-#[tokio::test]
-async fn a_missing_row_is_named() {
+async fn a_missing_row_is_named(database: &Database) {
     let cases = [
         ("DELETE FROM entries WHERE seq = 5", "entries", "seq 5"),
         ("DELETE FROM identity", "identity", "seq 1"),
@@ -113,20 +126,19 @@ async fn a_missing_row_is_named() {
         ("DELETE FROM idempotency", "idempotency", "version 1"),
     ];
     for (sql, table, row) in cases {
-        let (found_table, found_row, _) = named(sql).await;
+        let (found_table, found_row, _) = named(database, sql).await;
         assert_eq!((found_table, found_row.as_str()), (table, row), "{sql}");
     }
-    let (table, row, ids) = named("DELETE FROM contributions WHERE seq = 6").await;
+    let (table, row, ids) = named(database, "DELETE FROM contributions WHERE seq = 6").await;
     assert_eq!((table, row), ("contributions", format!("edit {}", ids[1])));
     // The tail's version is gone, but its edit still waits for it.
-    let (table, row, ids) = named("DELETE FROM entries WHERE seq >= 7").await;
+    let (table, row, ids) = named(database, "DELETE FROM entries WHERE seq >= 7").await;
     assert_eq!((table, row), ("edits", format!("edit {}", ids[1])));
 }
 
-#[tokio::test]
-async fn a_row_that_no_entry_leads_to_is_named() {
+async fn a_row_that_no_entry_leads_to_is_named(database: &Database) {
     let cases = [
-        ("INSERT INTO contributions VALUES (99, x'00')", "contributions", "seq 99"),
+        ("INSERT INTO contributions VALUES (99, zeroblob(1))", "contributions", "seq 99"),
         (
             "INSERT INTO edits SELECT 99, zeroblob(16), received_at, prompt, target, request, report, outcome, reason,
              contribution FROM edits WHERE seq = 3",
@@ -158,47 +170,22 @@ async fn a_row_that_no_entry_leads_to_is_named() {
         ),
     ];
     for (sql, table, row) in cases {
-        let (found_table, found_row, _) = named(sql).await;
+        let (found_table, found_row, _) = named(database, sql).await;
         assert_eq!((found_table, found_row.as_str()), (table, row), "{sql}");
     }
 }
 
-#[tokio::test]
-async fn a_damaged_contribution_is_never_handed_out() {
-    let (fixture, ids) = history().await;
-    tamper(&fixture, "UPDATE contributions SET bytes = x'00' WHERE seq = 3").await;
+async fn a_damaged_contribution_is_never_handed_out(database: &Database) {
+    let (fixture, ids) = history(database).await;
+    tamper(&fixture, "UPDATE contributions SET bytes = zeroblob(1) WHERE seq = 3").await;
     let error = fixture.log.contribution(ids[0]).await.unwrap_err();
     assert!(matches!(error, LogError::Damaged { table: "contributions", .. }), "{error}");
     fixture.log.contribution(ids[1]).await.unwrap();
 }
 
-/// An edit's id stands in two tables and two indexes; wherever it is damaged in the file, it shows.
-#[tokio::test]
-async fn a_flipped_bit_of_an_id_shows_wherever_it_is_stored() {
-    let (fixture, ids) = history().await;
-    fixture.log.close().await;
-    let path = database_path(&fixture.url).unwrap();
-    let sound = std::fs::read(&path).unwrap();
-    let id = ids[1].as_bytes();
-    let places: Vec<usize> = (0..sound.len() - id.len()).filter(|at| sound[*at..].starts_with(id)).collect();
-    assert!(places.len() >= 4, "{places:?}");
-    for place in places {
-        let mut damaged = sound.clone();
-        damaged[place + 15] ^= 1;
-        std::fs::write(&path, damaged).unwrap();
-        let log = SqliteLog::open_read_only(&fixture.url).await.unwrap();
-        let error = log.check_chain().await.unwrap_err();
-        assert!(matches!(error, LogError::Damaged { .. }), "byte {place}: {error}");
-        log.close().await;
-    }
-    std::fs::write(&path, sound).unwrap();
-    SqliteLog::open_read_only(&fixture.url).await.unwrap().check_chain().await.unwrap();
-}
-
 /// What the chain can not see, as its description says.
-#[tokio::test]
-async fn a_log_cut_at_its_tail_is_a_valid_shorter_log() {
-    let (fixture, _) = history().await;
+async fn a_log_cut_at_its_tail_is_a_valid_shorter_log(database: &Database) {
+    let (fixture, _) = history(database).await;
     let hash = fixture.log.head().await.unwrap().entry_hash;
     tamper(&fixture, "DELETE FROM version_changes WHERE version = 3").await;
     tamper(&fixture, "DELETE FROM versions WHERE number = 3").await;

@@ -2,17 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use super::{Fixture, answer, edit, identity, without_effect};
+over_both_databases! {
+    a_pinned_log_has_version_0,
+    what_was_committed_is_read_back_by_another_opening,
+    status_follows_from_the_last_change,
+    rejected_and_failed_edits_change_no_version,
+    reading_goes_on_while_another_opening_writes,
+}
+
+use super::{Database, Fixture, answer, edit, identity, over_both_databases, without_effect};
 use crate::{
     digest::Digest,
-    edit_log::{
-        Change, ChangeKind, EditLog, EditStatus, LogError, NewVersion, Outcome, VersionKind, sqlite::SqliteLog,
-    },
+    edit_log::{Change, ChangeKind, EditStatus, LogError, NewVersion, Outcome, VersionKind, open_read_only},
 };
 
-#[tokio::test]
-async fn a_pinned_log_has_version_0() {
-    let fixture = Fixture::new().await;
+async fn a_pinned_log_has_version_0(database: &Database) {
+    let fixture = Fixture::new(database).await;
     let head = fixture.log.head().await.unwrap();
     assert_eq!((head.number, head.kind, head.active), (0, VersionKind::Base, 0));
     assert_eq!((head.digest, head.set_digest), (identity().base_weights, identity().empty_set));
@@ -22,9 +27,8 @@ async fn a_pinned_log_has_version_0() {
     assert_eq!(fixture.log.check_chain().await.unwrap(), 2, "pinning again adds nothing");
 }
 
-#[tokio::test]
-async fn what_was_committed_is_read_back_by_another_opening() {
-    let fixture = Fixture::new().await;
+async fn what_was_committed_is_read_back_by_another_opening(database: &Database) {
+    let fixture = Fixture::new(database).await;
     let (one, two) = (edit("The capital of ÄÖ\u{0}\u{1F600} is"), edit("two"));
     let version = NewVersion {
         edits: vec![one.clone(), two.clone()],
@@ -34,7 +38,7 @@ async fn what_was_committed_is_read_back_by_another_opening() {
     let committed = fixture.log.commit(version).await.unwrap();
     fixture.log.close().await;
 
-    let log = SqliteLog::open(&fixture.url).await.unwrap();
+    let log = open_read_only(&fixture.url).await.unwrap();
     assert_eq!(log.head().await.unwrap(), committed);
     assert_eq!(log.version(1).await.unwrap().unwrap(), committed);
     assert!(log.version(2).await.unwrap().is_none());
@@ -60,9 +64,8 @@ async fn what_was_committed_is_read_back_by_another_opening() {
     log.ping().await.unwrap();
 }
 
-#[tokio::test]
-async fn status_follows_from_the_last_change() {
-    let fixture = Fixture::new().await;
+async fn status_follows_from_the_last_change(database: &Database) {
+    let fixture = Fixture::new(database).await;
     let (old, new, other) = (edit("same"), edit("same"), edit("other"));
     let (old_id, new_id, other_id) = (old.id, new.id, other.id);
     fixture.apply(vec![old, other]).await;
@@ -88,9 +91,8 @@ async fn status_follows_from_the_last_change() {
     assert_eq!(fixture.log.check_chain().await.unwrap(), 2 + 3 + 2 + 1 + 1);
 }
 
-#[tokio::test]
-async fn rejected_and_failed_edits_change_no_version() {
-    let fixture = Fixture::new().await;
+async fn rejected_and_failed_edits_change_no_version(database: &Database) {
+    let fixture = Fixture::new(database).await;
     let rejected = without_effect("one", Outcome::Rejected("p = 0.1 < 0.5".into()));
     let failed = without_effect("two", Outcome::Failed("no memory".into()));
     let ids = [rejected.id, failed.id];
@@ -106,10 +108,9 @@ async fn rejected_and_failed_edits_change_no_version() {
     assert_eq!(fixture.log.check_chain().await.unwrap(), 4);
 }
 
-#[tokio::test]
-async fn reading_goes_on_while_another_opening_writes() {
-    let fixture = Fixture::new().await;
-    let reader = SqliteLog::open_read_only(&fixture.url).await.unwrap();
+async fn reading_goes_on_while_another_opening_writes(database: &Database) {
+    let fixture = Fixture::new(database).await;
+    let reader = open_read_only(&fixture.url).await.unwrap();
     let writing = async {
         for number in 0..40 {
             fixture.apply(vec![edit(&format!("prompt {number}"))]).await;

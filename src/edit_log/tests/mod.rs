@@ -1,4 +1,4 @@
-//! What the log promises, on real files. Here: the rows that the tests write.
+//! What the log promises, on real files and a real server. Here: the databases, and the rows that the tests write.
 
 mod backup;
 mod chain;
@@ -8,42 +8,112 @@ mod kill;
 mod listing;
 mod random;
 mod refusals;
+mod replicas;
+#[path = "../../../tests/common/postgres.rs"]
+mod server;
+mod sqlite_alone;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::json;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::SqliteLog;
+use self::server::PostgresServer;
+use super::{postgres::PostgresLog, sqlite::SqliteLog};
 use crate::{
     digest::Digest,
     edit_log::{
-        EditLog, EditStatus, IdempotencyRow, Identity, NewEdit, NewVersion, Outcome, Removal, VersionKind, VersionRow,
+        EditLog, EditStatus, IdempotencyRow, Identity, NewEdit, NewVersion, Outcome, Removal, Seat, VersionKind,
+        VersionRow,
     },
 };
 
-/// A pinned log in a folder of its own.
+/// Makes of each of these functions two tests, over SQLite and over PostgreSQL.
+macro_rules! over_both_databases {
+    ($($test:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(&crate::edit_log::tests::Database::Sqlite).await;
+            })*
+        }
+        mod on_postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                if let Some(database) = crate::edit_log::tests::Database::postgres() {
+                    super::$test(&database).await;
+                }
+            })*
+        }
+    };
+}
+use over_both_databases;
+
+/// What keeps logs.
+enum Database {
+    Sqlite,
+    Postgres(PostgresServer),
+}
+
+impl Database {
+    /// None, said aloud, where there is no PostgreSQL.
+    fn postgres() -> Option<Self> {
+        PostgresServer::start().map(Self::Postgres)
+    }
+
+    /// Where a new log may be, and the folder that it is in.
+    fn place(&self) -> (String, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = match self {
+            Self::Sqlite => format!("sqlite://{}/data/amend.db", folder.path().display()),
+            Self::Postgres(server) => server.database(),
+        };
+        (url, folder)
+    }
+}
+
+/// Opens the log at `url` as its writer.
+async fn open(url: &str) -> Arc<dyn EditLog> {
+    if url.starts_with("sqlite:") {
+        return Arc::new(SqliteLog::open(url).await.unwrap());
+    }
+    let log = PostgresLog::open(url).await.unwrap();
+    let seat = log.seat(None);
+    seat.take().await.unwrap().unwrap();
+    Arc::new(log)
+}
+
+/// A pinned log of its own.
 struct Fixture {
-    log: SqliteLog,
+    log: Arc<dyn EditLog>,
     url: String,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Fixture {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}/data/amend.db", folder.path().display());
-        let log = SqliteLog::open(&url).await.unwrap();
+    async fn new(database: &Database) -> Self {
+        let (url, folder) = database.place();
+        let log = open(&url).await;
         log.pin(&identity()).await.unwrap();
-        Self { log, url, _folder: folder }
+        Self { log, url, folder }
     }
 
-    /// A connection past all manners: no foreign keys, as a stranger's tool would have it.
-    async fn raw(&self) -> SqliteConnection {
-        let mut raw = SqliteConnection::connect(&self.url).await.unwrap();
-        sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut raw).await.unwrap();
-        raw
+    /// Carries out `sql` past all manners.
+    async fn execute(&self, sql: &str) -> sqlx::Result<()> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        if self.url.starts_with("sqlite:") {
+            let mut raw = SqliteConnection::connect(&self.url).await?;
+            sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut raw).await?;
+            sqlx::raw_sql(sql).execute(&mut raw).await?;
+            raw.close().await
+        } else {
+            let mut raw = PgConnection::connect(&self.url).await?;
+            sqlx::raw_sql(sql).execute(&mut raw).await?;
+            raw.close().await
+        }
     }
 
     async fn next(&self, kind: VersionKind) -> NewVersion {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Fixture, answer, edit};
+use super::{Database, Fixture, answer, edit};
 use crate::edit_log::{EditLog, NewEdit, NewVersion, Removal, VersionKind, WriterLock, sqlite::SqliteLog};
 
 /// Names the database to the child process.
@@ -60,12 +60,12 @@ impl Drop for Killed {
 
 #[tokio::test]
 async fn acknowledged_versions_survive_kill_9() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(&Database::Sqlite).await;
     fixture.log.close().await;
     let mut last = 0;
     for round in 0..12u64 {
         let child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "edit_log::sqlite::tests::kill::killed_child", "--nocapture", "--test-threads=1"])
+            .args(["--exact", "edit_log::tests::kill::killed_child", "--nocapture", "--test-threads=1"])
             .env(DATABASE, &fixture.url)
             .stdout(Stdio::piped())
             .spawn()
@@ -98,7 +98,7 @@ async fn acknowledged_versions_survive_kill_9() {
 /// A caller that goes away in the middle of a commit is a small kill.
 #[tokio::test]
 async fn a_cancelled_commit_is_whole_or_not_there() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(&Database::Sqlite).await;
     for round in 0..40u64 {
         let before = fixture.log.head().await.unwrap().number;
         let new = NewEdit { contribution: Some(vec![5; 200_000]), ..edit(&format!("prompt {round}")) };

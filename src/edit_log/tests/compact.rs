@@ -1,12 +1,13 @@
-//! Compaction: what goes, what stays, and that nothing else can go that way.
+//! Compaction of a log in a file: what goes, what stays, and that nothing else can go that way.
 
 use jiff::Timestamp;
-use sqlx::Connection;
+use sqlx::{Connection, SqliteConnection};
+use uuid::Uuid;
 
-use super::*;
+use super::{Database, Fixture, edit, open};
 use crate::edit_log::{
-    LogError, WriterLock,
-    sqlite::{Compaction, compact},
+    EditLog, LogError, NewVersion, VersionKind, WriterLock,
+    sqlite::{Compaction, SqliteLog, compact},
 };
 
 /// Versions 1 to 6: two edits, one of them taken back, a third that a fourth supersedes, and a rollback that takes two out.
@@ -18,7 +19,7 @@ struct History {
 }
 
 async fn history() -> History {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(&Database::Sqlite).await;
     let [one, two, three, four] = ["one", "two", "three", "three"].map(edit);
     let ids = [one.id, two.id, three.id, four.id];
     fixture.apply(vec![one, two]).await;
@@ -34,8 +35,15 @@ async fn history() -> History {
 async fn run(fixture: &mut Fixture, until: Timestamp, dry_run: bool) -> Result<Compaction, LogError> {
     fixture.log.close().await;
     let done = compact(&fixture.url, until, "ops", dry_run).await;
-    fixture.log = SqliteLog::open(&fixture.url).await.unwrap();
+    fixture.log = open(&fixture.url).await;
     done
+}
+
+/// A connection past all manners.
+async fn raw(fixture: &Fixture) -> SqliteConnection {
+    let mut raw = SqliteConnection::connect(&fixture.url).await.unwrap();
+    sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut raw).await.unwrap();
+    raw
 }
 
 #[tokio::test]
@@ -74,7 +82,7 @@ async fn what_left_the_set_goes_and_the_rest_stays() {
 
 #[tokio::test]
 async fn only_the_time_since_it_left_counts() {
-    let mut fixture = Fixture::new().await;
+    let mut fixture = Fixture::new(&Database::Sqlite).await;
     let [one, two] = ["one", "two"].map(edit);
     let id = one.id;
     fixture.apply(vec![one, two]).await;
@@ -93,10 +101,10 @@ async fn it_needs_the_log_for_itself_and_a_log_that_is_whole() {
     let refused = run(&mut fixture, Timestamp::now(), false).await;
     assert!(matches!(refused, Err(LogError::Locked { .. })), "{refused:?}");
     drop(held);
-    let mut raw = fixture.raw().await;
-    sqlx::query("DROP TRIGGER edits_no_update").execute(&mut raw).await.unwrap();
-    sqlx::query("UPDATE edits SET target = 'x' WHERE prompt = 'two'").execute(&mut raw).await.unwrap();
-    raw.close().await.unwrap();
+    let mut connection = raw(&fixture).await;
+    sqlx::query("DROP TRIGGER edits_no_update").execute(&mut connection).await.unwrap();
+    sqlx::query("UPDATE edits SET target = 'x' WHERE prompt = 'two'").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
     let refused = run(&mut fixture, Timestamp::now(), false).await;
     assert!(matches!(refused, Err(LogError::Damaged { table: "edits", .. })), "{refused:?}");
     let nowhere = compact("sqlite://nowhere/amend.db", Timestamp::now(), "ops", false).await;
@@ -111,7 +119,7 @@ async fn nothing_else_goes_that_way() {
     let seq = fixture.log.edit(active).await.unwrap().unwrap().seq;
     let (of_active, of_gone) = (seq.to_string(), fixture.log.edit(gone[0]).await.unwrap().unwrap().seq.to_string());
     let compaction = "(SELECT max(seq) FROM compactions)";
-    let mut raw = fixture.raw().await;
+    let mut connection = raw(&fixture).await;
     for statement in [
         format!("DELETE FROM contributions WHERE seq = {of_active}"),
         format!("INSERT INTO dropped (seq, compaction) VALUES ({of_active}, {compaction})"),
@@ -123,7 +131,7 @@ async fn nothing_else_goes_that_way() {
         format!("INSERT INTO contributions (seq, bytes) VALUES ({of_gone}, x'00')"),
         format!("INSERT OR REPLACE INTO dropped (seq, compaction) VALUES ({of_gone}, {compaction})"),
     ] {
-        let refused = sqlx::query(sqlx::AssertSqlSafe(statement.clone())).execute(&mut raw).await.unwrap_err();
+        let refused = sqlx::query(sqlx::AssertSqlSafe(statement.clone())).execute(&mut connection).await.unwrap_err();
         assert!(refused.to_string().contains("append-only"), "{statement}: {refused}");
     }
     fixture.log.check_chain().await.unwrap();
@@ -140,7 +148,7 @@ async fn nothing_else_goes_that_way() {
         ("compactions_no_update", "UPDATE compactions SET until = '2999'".to_owned(), "compactions"),
         ("compactions_no_delete", "DELETE FROM compactions".to_owned(), "compactions"),
     ];
-    raw.close().await.unwrap();
+    connection.close().await.unwrap();
     fixture.log.close().await;
     let whole = std::fs::read(crate::edit_log::sqlite::database_path(&fixture.url).unwrap()).unwrap();
     for (trigger, change, named) in behind_the_triggers {
