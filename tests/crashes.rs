@@ -245,10 +245,10 @@ impl System {
     /// Asks for a change; whether a version was acknowledged.
     fn ask(&self, change: &Change) -> Result<u64, WriterError> {
         match change {
-            Change::Edits(edits) => self.submit(edits, Guard::Off),
+            Change::Edits(edits) => self.submit(edits, &Guard::Off),
             Change::Rejected((prompt, target)) => {
                 let limits = GuardLimits { min_probability: Some(1.0), ..GuardLimits::default() };
-                self.submit(&BTreeMap::from([(*prompt, *target)]), Guard::Limits(limits))
+                self.submit(&BTreeMap::from([(*prompt, *target)]), &Guard::Limits(limits))
             }
             Change::TakeBack(index) => {
                 let newest = self.before.0.last().unwrap();
@@ -259,7 +259,7 @@ impl System {
         }
     }
 
-    fn submit(&self, edits: &BTreeMap<usize, usize>, guard: Guard) -> Result<u64, WriterError> {
+    fn submit(&self, edits: &BTreeMap<usize, usize>, guard: &Guard) -> Result<u64, WriterError> {
         let edits = edits.iter().map(|(prompt, target)| EditRequest {
             prompt: prompt_text(*prompt),
             target: format!("colour {target}"),
