@@ -69,7 +69,9 @@ FOR EACH ROW EXECUTE FUNCTION amend_only_dropped();
 -- What was dropped does not come back, and a contribution comes with its edit or never.
 CREATE OR REPLACE FUNCTION amend_new_contribution() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.seq <> (SELECT coalesce(max(seq), 0) FROM edits) OR EXISTS (SELECT 1 FROM dropped WHERE seq = NEW.seq) THEN
+    IF NEW.seq <> (SELECT coalesce(max(seq), 0) FROM edits)
+        OR EXISTS (SELECT 1 FROM contributions WHERE seq = NEW.seq)
+        OR EXISTS (SELECT 1 FROM dropped WHERE seq = NEW.seq) THEN
         RAISE EXCEPTION 'the log is append-only: not a new edit''s contribution';
     END IF;
     RETURN NEW;

@@ -55,8 +55,8 @@ pub struct TrainFiles {
     #[arg(long, env = "AMEND_CACHE", value_name = "DIR")]
     pub cache: Option<PathBuf>,
 
-    /// Begin with the weights, the statistics and the whitening of this editor, of the same model, blocks, rank and composition,
-    /// instead of fresh ones
+    /// Begin with the weights, the statistics and the whitening of this editor, of the same model, blocks, rank and
+    /// composition; default: none, and all of them are new
     #[arg(long, env = "AMEND_FROM", value_name = "DIR")]
     pub from: Option<PathBuf>,
 
