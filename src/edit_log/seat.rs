@@ -31,7 +31,7 @@ pub trait Seat: Send + Sync {
 }
 
 /// How long a place is kept without a word.
-pub const LEASE: Duration = Duration::from_secs(3);
+pub const LEASE: Duration = Duration::from_secs(2);
 
 /// How a shared log stands.
 #[derive(Debug, Clone, PartialEq, Eq)]

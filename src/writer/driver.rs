@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{standing::Standing, task::Signal};
 use crate::{
-    edit_log::{LEASE, LogError, Seat},
+    edit_log::{LEASE, LogError, Seat, Survey},
     weights::Published,
 };
 
@@ -89,15 +89,22 @@ impl Driver {
         if !std::mem::replace(&mut self.reachable, true) {
             tracing::info!("the log answers again");
         }
-        if survey.newest.is_some_and(|newest| newest > self.published.current().number) {
+        // Where the writer is, it should know before it shows that it has that one's versions.
+        let mut current = self.surveyed(&survey, asked_at);
+        if !current {
             self.ask(Signal::Follow).await;
+            current = self.surveyed(&survey, asked_at);
         }
-        let version = self.published.current().number;
-        self.standing.surveyed(&survey, asked_at, version);
-        let current = survey.newest.is_none_or(|newest| version >= newest);
         if self.candidate && current && !self.standing.has_diverged() {
             self.apply().await;
         }
+    }
+
+    /// Notes what the log says; whether every version of it is here.
+    fn surveyed(&self, survey: &Survey, asked_at: Instant) -> bool {
+        let version = self.published.current().number;
+        self.standing.surveyed(survey, asked_at, version);
+        survey.newest.is_none_or(|newest| version >= newest)
     }
 
     fn unreachable(&mut self, error: &LogError) {

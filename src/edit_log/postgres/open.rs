@@ -55,6 +55,8 @@ impl Settings {
         let options = parsed.map_err(|error| LogError::Storage(format!("the database's URL is not valid: {error}")))?;
         // What a statement says is in the log already, and what is slow is measured.
         let options = options.application_name("amend").disable_statement_logging();
+        // That a schema is there already is no news.
+        let options = options.options([("client_min_messages", "warning")]);
         Ok(Self { options, committing: format!("{COMMITTING}{}", Uuid::now_v7().simple()) })
     }
 

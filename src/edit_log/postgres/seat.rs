@@ -114,7 +114,7 @@ impl Seat for PostgresSeat {
             let row = sqlx::query(sql).fetch_one(&mut listener).await?;
             Ok((listener, survey_of(&row)?))
         });
-        let (listener, survey) = asked.await?;
+        let (listener, survey) = Box::pin(asked).await?;
         *listening = Some(listener);
         Ok(survey)
     }

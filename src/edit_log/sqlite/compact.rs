@@ -85,7 +85,7 @@ async fn transaction(
 ) -> Result<(Vec<Uuid>, u64), LogError> {
     let until = stored_time(until);
     let mut held = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let (edits, bytes) = candidates(&mut *held, &until).await?;
+    let (edits, bytes) = candidates(&mut held, &until).await?;
     let ids: Vec<Uuid> = edits.iter().map(|(_, id)| *id).collect();
     if dry_run || edits.is_empty() {
         return Ok((ids, bytes));

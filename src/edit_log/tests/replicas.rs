@@ -210,6 +210,7 @@ async fn opening_what_is_no_log_is_refused_without_the_password() {
     }
     // Two at once make one schema.
     let (one, two) = tokio::join!(PostgresLog::open(&url), PostgresLog::open(&url));
-    (one.unwrap(), two.unwrap());
+    one.unwrap();
+    two.unwrap();
     assert_eq!(PostgresLog::open_read_only(&url).await.unwrap().check_chain().await.unwrap(), 0);
 }
