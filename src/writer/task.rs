@@ -304,6 +304,10 @@ impl<B: Bench> Task<B> {
     fn change(&mut self, job: ChangeJob) {
         let answer = caught(|| self.change_turn(&job)).unwrap_or_else(|panic| {
             self.unsettled = true;
+            // What was committed is published at once; what can not be read now, the next turn settles.
+            if let Err(error) = caught(|| self.reconcile()).unwrap_or_else(|panic| Err(WriterError::Internal(panic))) {
+                tracing::error!(%error, "the set could not be settled after a panic");
+            }
             Err(WriterError::Internal(panic))
         });
         if let Err(error @ (WriterError::Log(_) | WriterError::Internal(_))) = &answer {
