@@ -37,9 +37,11 @@ use super::tiny;
 const ROUTES: [&str; 7] =
     ["/edits?dry_run=true", "/generate", "/score", "/classify", "/rollback", "/v1/completions", "/v1/chat/completions"];
 
-/// All of them, by the names of their corpora. The number says how many runs of it take about as long as one of the
-/// slowest's.
-pub const BODIES: [(&str, fn(&[u8]), usize); 8] = [
+/// The name of its corpus, what it does with an input, and how many runs of it take about as long as one of the slowest's.
+pub type Target = (&'static str, fn(&[u8]), usize);
+
+/// All of them.
+pub const BODIES: [Target; 8] = [
     ("gguf", gguf, 4),
     ("model_folder", model_folder, 2),
     ("editor_folder", editor_folder, 4),

@@ -2,6 +2,7 @@
 //! functions that the fuzzer calls. Nothing may panic, and nothing may take more memory than its input could need.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+#![allow(clippy::print_stderr, reason = "it says which input it was")]
 
 #[path = "../common/mod.rs"]
 mod common;
