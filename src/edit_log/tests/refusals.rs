@@ -7,6 +7,7 @@ over_both_databases! {
     contradictions_are_refused_whole,
     another_identity_is_refused_by_name,
     triggers_refuse_to_change_remove_or_replace_any_row,
+    triggers_refuse_to_drop_what_no_compaction_may,
     unknown_versions_and_edits_are_named,
     an_unpinned_log_says_so,
 }
@@ -128,6 +129,19 @@ async fn triggers_refuse_to_change_remove_or_replace_any_row(database: &Database
             let error = fixture.execute(&sql).await.unwrap_err();
             assert!(error.to_string().contains("the log is append-only"), "{sql}: {error}");
         }
+    }
+    assert_eq!(fixture.log.check_chain().await.unwrap(), 4);
+}
+
+/// A compaction is at the tail of the chain or nowhere, and what is active is never dropped.
+async fn triggers_refuse_to_drop_what_no_compaction_may(database: &Database) {
+    let (fixture, _) = full(database).await;
+    for sql in [
+        "INSERT INTO compactions (seq, until, dropped, dropped_digest) SELECT seq, at, 1, hash FROM entries WHERE seq = 1",
+        "INSERT INTO dropped (seq, compaction) SELECT max(seq), (SELECT max(seq) FROM entries) FROM contributions",
+    ] {
+        let error = fixture.execute(sql).await.unwrap_err();
+        assert!(error.to_string().contains("the log is append-only"), "{sql}: {error}");
     }
     assert_eq!(fixture.log.check_chain().await.unwrap(), 4);
 }
