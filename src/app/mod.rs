@@ -38,6 +38,11 @@ pub fn compute_threads(command: &Command) -> Option<usize> {
     }
 }
 
+/// Whether a command computes without a pause until it is done.
+pub fn works_through(command: &Command) -> bool {
+    matches!(command, Command::Train(_) | Command::Eval(_))
+}
+
 /// Carries a command out.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {

@@ -43,9 +43,12 @@ impl BatchPlan {
         (records, sets)
     }
 
-    /// What is measured, in parts of at most `size` edits.
+    /// What is measured, in as few parts of at most `size` edits as there can be, each about as large as the others: they
+    /// are shared out among threads.
     pub fn parts(&self, size: usize) -> Vec<Part> {
-        let starts = (0..self.edits.len()).step_by(size.max(1));
+        let count = self.edits.len().div_ceil(size.max(1)).max(1);
+        let size = self.edits.len().div_ceil(count).max(1);
+        let starts = (0..self.edits.len()).step_by(size);
         starts
             .map(|start| {
                 let own = start..(start + size).min(self.edits.len());
