@@ -60,45 +60,54 @@ fn multiply(x: &[f32], w: &[f32], d_in: usize) -> Vec<f32> {
 /// The same for as many rows as stay in the cache while all of the weights pass by.
 fn multiply_cached(x: &[f32], w: &[f32], d_in: usize) -> Vec<f32> {
     let (rows, d_out) = (x.len() / d_in, w.len() / d_in);
-    // `[d_out][n]`, which for a single row is the result as it should be.
-    let mut by_output = vec![0f32; rows * d_out];
-    if rows * w.len() < PARALLEL {
-        block(x, w, d_in, &mut by_output);
+    let mut y = vec![0f32; rows * d_out];
+    // A few large pieces per thread: waking costs more than an uneven end.
+    let outputs = match rows * w.len() < PARALLEL || rayon::current_num_threads() == 1 {
+        true => d_out,
+        false => d_out.div_ceil(rayon::current_num_threads() * 2).next_multiple_of(TILE),
+    };
+    let pieces = w.par_chunks(d_in * outputs);
+    if outputs >= d_out {
+        block(x, w, d_in, &mut y);
+    } else if rows == 1 {
+        pieces.zip(y.par_chunks_mut(outputs)).for_each(|(w, y)| block(x, w, d_in, y));
     } else {
-        // A few large pieces per thread: waking costs more than an uneven end.
-        let outputs = d_out.div_ceil(rayon::current_num_threads() * 2).next_multiple_of(TILE);
-        let pieces = by_output.par_chunks_mut(rows * outputs).zip(w.par_chunks(d_in * outputs));
-        pieces.for_each(|(out, w)| block(x, w, d_in, out));
-    }
-    if rows == 1 { by_output } else { transpose(&by_output, rows) }
-}
-
-/// `[d_out][n]` to `[n][d_out]`.
-fn transpose(by_output: &[f32], rows: usize) -> Vec<f32> {
-    let d_out = by_output.len() / rows;
-    let mut result = vec![0f32; by_output.len()];
-    for (output, column) in by_output.chunks_exact(rows).enumerate() {
-        for (row, value) in column.iter().enumerate() {
-            result[row * d_out + output] = *value;
+        // Each piece is rows of its own outputs, which then find their places side by side.
+        let made: Vec<Vec<f32>> = pieces
+            .map(|w| {
+                let mut piece = vec![0f32; rows * (w.len() / d_in)];
+                block(x, w, d_in, &mut piece);
+                piece
+            })
+            .collect();
+        for (row, y) in y.chunks_exact_mut(d_out).enumerate() {
+            for (piece, y) in made.iter().zip(y.chunks_mut(outputs)) {
+                y.copy_from_slice(&piece[row * y.len()..][..y.len()]);
+            }
         }
     }
-    result
+    y
 }
 
-/// `out [d_out][n]`.
+/// `out [n][d_out]`.
 fn block(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) {
+    products(x, w, d_in, out, w.len() / d_in);
+}
+
+/// The product of `x [n, d_in]` and `w [d_out, d_in]` by this thread alone; a row of the result begins `stride` after the one
+/// before in `out`.
+pub(super) fn products(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32], stride: usize) {
     #[cfg(target_arch = "x86_64")]
-    if x86::block(x, w, d_in, out) {
+    if x86::block(x, w, d_in, out, stride) {
         return;
     }
-    block_scalar(x, w, d_in, out);
+    block_scalar(x, w, d_in, out, stride);
 }
 
-/// What [`block`] computes, without vectors.
-fn block_scalar(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) {
-    let rows = x.len() / d_in;
-    for (w, out) in w.chunks_exact(d_in).zip(out.chunks_exact_mut(rows)) {
-        for (x, out) in x.chunks_exact(d_in).zip(out) {
+/// What [`products`] computes, without vectors.
+fn block_scalar(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32], stride: usize) {
+    for (x, out) in x.chunks_exact(d_in).zip(out.chunks_mut(stride)) {
+        for (w, out) in w.chunks_exact(d_in).zip(out) {
             let mut sums = [0f32; LANES];
             for (x, w) in x.chunks(LANES).zip(w.chunks(LANES)) {
                 add_products(&mut sums, x, w);
@@ -167,12 +176,12 @@ mod tests {
             let (x, w) = (flat(random(&[rows, d_in], 7)), flat(random(&[outputs, d_in], 8)));
             let (mut fast, mut scalar) = (vec![0f32; rows * outputs], vec![0f32; rows * outputs]);
             block(&x, &w, d_in, &mut fast);
-            block_scalar(&x, &w, d_in, &mut scalar);
+            block_scalar(&x, &w, d_in, &mut scalar, outputs);
             assert_eq!(fast, scalar, "{rows} rows, {outputs} outputs of {d_in}");
             #[cfg(target_arch = "x86_64")]
             for level in x86::Level::available() {
                 fast.fill(0.0);
-                x86::block_at(level, &x, &w, d_in, &mut fast);
+                x86::block_at(level, &x, &w, d_in, &mut fast, outputs);
                 assert_eq!(fast, scalar, "{level:?}: {rows} rows, {outputs} outputs of {d_in}");
             }
         }

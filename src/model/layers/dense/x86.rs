@@ -27,11 +27,11 @@ impl Level {
     }
 }
 
-/// `out [d_out][n]`, if this CPU has vectors for it.
-pub(super) fn block(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) -> bool {
+/// `out [n][d_out]`, rows `stride` apart, if this CPU has vectors for it.
+pub(super) fn block(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32], stride: usize) -> bool {
     match Level::available().next() {
         Some(level) => {
-            block_at(level, x, w, d_in, out);
+            block_at(level, x, w, d_in, out, stride);
             true
         }
         None => false,
@@ -39,14 +39,15 @@ pub(super) fn block(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) -> bool 
 }
 
 /// The same with vectors that the CPU has.
-pub(super) fn block_at(level: Level, x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) {
+pub(super) fn block_at(level: Level, x: &[f32], w: &[f32], d_in: usize, out: &mut [f32], stride: usize) {
     let (rows, outputs) = (x.len() / d_in, w.len() / d_in);
-    assert_eq!((x.len(), w.len(), out.len()), (rows * d_in, outputs * d_in, rows * outputs));
+    assert_eq!((x.len(), w.len()), (rows * d_in, outputs * d_in));
+    assert!(rows == 0 || outputs <= stride && out.len() >= (rows - 1) * stride + outputs);
     // SAFETY: the CPU has the features; the lengths were asserted.
     unsafe {
         match level {
-            Level::Avx512 => avx512::block(x, w, d_in, out),
-            Level::Avx2 => avx2::block(x, w, d_in, out),
+            Level::Avx512 => avx512::block(x, w, d_in, out, stride),
+            Level::Avx2 => avx2::block(x, w, d_in, out, stride),
         }
     }
 }
@@ -63,47 +64,45 @@ macro_rules! kernel {
             const WIDTH: usize = LANES / PARTS;
 
             /// # Safety
-            /// The CPU has the features; `x` is `[n, d_in]`, `w` `[d_out, d_in]` and `out` `[d_out][n]`.
+            /// The CPU has the features; `x` is `[n, d_in]`, `w` `[d_out, d_in]` and `out` `[n][d_out]`, rows `stride` apart.
             #[target_feature(enable = $features)]
-            pub unsafe fn block(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) {
-                let rows = x.len() / d_in;
-                for (w, out) in w.chunks(d_in * $outputs).zip(out.chunks_mut(rows * $outputs)) {
+            pub unsafe fn block(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32], stride: usize) {
+                let outputs = w.len() / d_in;
+                let whole = outputs - outputs % $outputs;
+                for output in (0..whole).step_by($outputs) {
                     // SAFETY: by the caller.
-                    unsafe {
-                        if w.len() == d_in * $outputs {
-                            outputs::<$outputs>(x, w, d_in, out);
-                        } else {
-                            let single = w.chunks_exact(d_in).zip(out.chunks_exact_mut(rows));
-                            single.for_each(|(w, out)| outputs::<1>(x, w, d_in, out));
-                        }
-                    }
+                    unsafe { strip::<$outputs>(x, &w[output * d_in..], d_in, &mut out[output..], stride) };
+                }
+                for output in whole..outputs {
+                    // SAFETY: by the caller.
+                    unsafe { strip::<1>(x, &w[output * d_in..], d_in, &mut out[output..], stride) };
                 }
             }
 
-            /// `O` outputs of all rows.
+            /// `O` outputs of all rows; a row's results are `stride` apart from the next's.
             ///
             /// # Safety
             /// As for [`block`].
             #[target_feature(enable = $features)]
-            unsafe fn outputs<const O: usize>(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32]) {
+            unsafe fn strip<const O: usize>(x: &[f32], w: &[f32], d_in: usize, out: &mut [f32], stride: usize) {
                 let rows = x.len() / d_in;
                 let mut row = 0;
                 while row < rows {
-                    let here = &x[row * d_in..];
+                    let (here, out) = (&x[row * d_in..], &mut out[row * stride..]);
                     // SAFETY: as many rows are left as the tile takes.
                     unsafe {
                         if rows - row >= $rows {
-                            tile::<$rows, O>(here, w, d_in, &mut out[row..], rows);
+                            tile::<$rows, O>(here, w, d_in, out, stride);
                             row += $rows;
                         } else {
-                            tile::<1, O>(here, w, d_in, &mut out[row..], rows);
+                            tile::<1, O>(here, w, d_in, out, stride);
                             row += 1;
                         }
                     }
                 }
             }
 
-            /// The first `R` rows of `x` times `O` rows of weights; an output's results are `stride` apart from the next's.
+            /// The first `R` rows of `x` times `O` rows of weights; a row's results are `stride` apart from the next's.
             ///
             /// # Safety
             /// The CPU has the features; `x` has `R` rows, `w` has `O`, `out` has room.
@@ -143,7 +142,7 @@ macro_rules! kernel {
                         // SAFETY: room for four values.
                         unsafe { _mm_storeu_ps(totals.as_mut_ptr(), totals_of(std::array::from_fn(eight))) };
                         for (i, total) in (four..).zip(totals) {
-                            out[i % O * stride + i / O] = total;
+                            out[i / O * stride + i % O] = total;
                         }
                     }
                     return;
@@ -157,7 +156,7 @@ macro_rules! kernel {
                         }
                         let rest = |row: usize| row * d_in + whole..(row + 1) * d_in;
                         add_products(&mut lanes, &x[rest(r)], &w[rest(o)]);
-                        out[o * stride + r] = total(lanes);
+                        out[r * stride + o] = total(lanes);
                     }
                 }
             }
