@@ -7,22 +7,23 @@
 //! one pass or after a cache. So an edit's factors do not depend on the edits that are captured with it (law 1), and a
 //! generation does not depend on those that run beside it.
 
+mod mix;
+mod softmax;
 mod vectors;
+
+use std::ops::Range;
 
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::{
-    attention::Heads,
-    dense::{LANES, total},
-    plan::Plan,
-    relative::Distances,
-};
+use super::{attention::Heads, dense, plan::Plan, relative::Distances};
 use crate::model::pages::Pages;
 use vectors::{ByHead, Paged, Vectors};
 
 /// Attention of fewer multiplications than this is not worth waking another thread for.
 const PARALLEL: usize = 200_000;
+/// Most rows that ask together, so that the keys are read once for all of them.
+const TILE: usize = 16;
 
 /// What an asking row may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,21 +47,18 @@ pub fn attend(
     biases: Option<&Distances>,
     heads: Heads,
 ) -> Result<Tensor> {
-    let (kv_heads, head_dim) = (heads.kv, heads.dim);
     let (rows, width) = q.dims2()?;
     let q = q.contiguous()?;
     let (q_storage, q_layout) = q.storage_and_layout();
     let (k_storage, k_layout) = k.storage_and_layout();
     let (v_storage, v_layout) = v.storage_and_layout();
     let q = &floats(&q_storage)?[q_layout.start_offset()..];
-    let keys = ByHead::new(floats(&k_storage)?, k_layout, head_dim)?;
-    let values = ByHead::new(floats(&v_storage)?, v_layout, head_dim)?;
+    let keys = ByHead::new(floats(&k_storage)?, k_layout, heads.dim)?;
+    let values = ByHead::new(floats(&v_storage)?, v_layout, heads.dim)?;
     assert_eq!(seen.len(), rows, "every asking row sees something");
-    let group = width / kv_heads;
-    let out = each_group(seen, width, kv_heads, |row, head, out| {
-        let q = &q[row * width + head * group..][..group];
-        let scores = Scores::new(seen[row], biases, head, group, heads);
-        attend_group(q, keys.of(head, seen[row]), values.of(head, seen[row]), scores, out);
+    let asking = Asking { q, width, seen, biases, heads };
+    let out = each_tile(tiles(seen, |_| 0), &asking, |tile, head, out| {
+        asking.attend(tile, head, &keys.of(head, &tile.keys), &values.of(head, &tile.keys), out);
     });
     Tensor::from_vec(out, (rows, width), k.device())
 }
@@ -80,26 +78,70 @@ pub fn attend_paged(
     let (q_storage, q_layout) = q.storage_and_layout();
     let q = &floats(&q_storage)?[q_layout.start_offset()..];
     assert_eq!((seen.len(), owners.len()), (rows, rows), "every asking row has its sequence and sees something");
-    let group = width / heads.kv;
-    let out = each_group(seen, width, heads.kv, |row, head, out| {
-        let pages = &sequences[owners[row]];
-        let of = |rows| Paged { rows, start: seen[row].start, head_dim: heads.dim };
-        let (keys, values) = (of(pages.keys(block, head)), of(pages.values(block, head)));
-        let q = &q[row * width + head * group..][..group];
-        attend_group(q, keys, values, Scores::new(seen[row], biases.as_ref(), head, group, heads), out);
+    let asking = Asking { q, width, seen, biases: biases.as_ref(), heads };
+    let out = each_tile(tiles(seen, |row| owners[row]), &asking, |tile, head, out| {
+        let pages = &sequences[owners[tile.rows.start]];
+        let of = |rows| Paged { rows, keys: tile.keys.clone() };
+        asking.attend(tile, head, &of(pages.keys(block, head)), &of(pages.values(block, head)), out);
     });
     Tensor::from_vec(out, (rows, width), &device)
 }
 
-/// `[rows, width]`, made by `one` for each row and each head of keys.
-fn each_group(seen: &[Seen], width: usize, kv_heads: usize, one: impl Fn(usize, usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let work: usize = seen.iter().map(|seen| seen.count * width).sum();
-    let mut out = vec![0f32; seen.len() * width];
-    let at = |(place, out): (usize, &mut [f32])| one(place / kv_heads, place % kv_heads, out);
-    if work < PARALLEL {
-        out.chunks_exact_mut(width / kv_heads).enumerate().for_each(at);
+/// Rows one after another that ask for much the same keys.
+#[derive(Debug, PartialEq, Eq)]
+struct Tile {
+    rows: Range<usize>,
+    /// All that one of them sees.
+    keys: Range<usize>,
+}
+
+/// Cuts the asking rows into tiles: rows of one owner, of which each sees something that those before it see.
+fn tiles(seen: &[Seen], owner: impl Fn(usize) -> usize) -> Vec<Tile> {
+    let mut tiles: Vec<Tile> = Vec::new();
+    for (row, seen) in seen.iter().enumerate() {
+        let keys = seen.start..seen.start + seen.count;
+        match tiles.last_mut() {
+            Some(tile)
+                if tile.rows.len() < TILE
+                    && owner(tile.rows.start) == owner(row)
+                    && keys.start < tile.keys.end
+                    && tile.keys.start < keys.end =>
+            {
+                tile.rows.end = row + 1;
+                tile.keys = tile.keys.start.min(keys.start)..tile.keys.end.max(keys.end);
+            }
+            _ => tiles.push(Tile { rows: row..row + 1, keys }),
+        }
+    }
+    tiles
+}
+
+/// `[rows, width]`, made by `one` for each tile and each head of keys as `[tile's rows, width / kv_heads]`.
+fn each_tile(tiles: Vec<Tile>, asking: &Asking<'_>, one: impl Fn(&Tile, usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let (width, kv_heads) = (asking.width, asking.heads.kv);
+    let group = width / kv_heads;
+    let make = |(tile, head): (&Tile, usize)| {
+        let mut out = vec![0f32; tile.rows.len() * group];
+        one(tile, head, &mut out);
+        out
+    };
+    let work: usize = asking.seen.iter().map(|seen| seen.count * width).sum();
+    let made: Vec<Vec<f32>> = if work < PARALLEL {
+        tiles.iter().flat_map(|tile| (0..kv_heads).map(move |head| (tile, head))).map(make).collect()
     } else {
-        out.par_chunks_exact_mut(width / kv_heads).enumerate().for_each(at);
+        tiles
+            .par_iter()
+            .flat_map(|tile| (0..kv_heads).into_par_iter().map(move |head| (tile, head)))
+            .map(make)
+            .collect()
+    };
+    let mut out = vec![0f32; asking.seen.len() * width];
+    for (tile, heads) in tiles.iter().zip(made.chunks_exact(kv_heads)) {
+        for (row, out) in out[tile.rows.start * width..tile.rows.end * width].chunks_exact_mut(width).enumerate() {
+            for (made, out) in heads.iter().zip(out.chunks_exact_mut(group)) {
+                out.copy_from_slice(&made[row * group..][..group]);
+            }
+        }
     }
     out
 }
@@ -111,85 +153,67 @@ fn floats(storage: &Storage) -> Result<&[f32]> {
     }
 }
 
-/// How a row scores the keys that it sees.
-#[derive(Clone, Copy)]
-struct Scores<'a> {
-    count: usize,
-    scale: f32,
-    /// What is added, the first head that shares these keys, and the first key's distance.
-    biases: Option<(&'a Distances, usize, i64)>,
+/// What the asking rows have in common.
+struct Asking<'a> {
+    /// `[rows, width]`
+    q: &'a [f32],
+    width: usize,
+    seen: &'a [Seen],
+    biases: Option<&'a Distances>,
+    heads: Heads,
 }
 
-impl<'a> Scores<'a> {
-    /// Of a row that asks with `group` values for keys of head `head`.
-    fn new(seen: Seen, biases: Option<&'a Distances>, head: usize, group: usize, heads: Heads) -> Self {
-        let biases = biases.map(|biases| (biases, head * (group / heads.dim), seen.distance));
-        Self { count: seen.count, scale: heads.scale as f32, biases }
-    }
-}
-
-/// All heads that share one head of keys; by the widest vectors that the CPU has, which do not change a bit.
-fn attend_group<V: Vectors>(q: &[f32], keys: V, values: V, scores: Scores<'_>, out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        #[expect(unsafe_code, reason = "calling a function compiled for a CPU feature")]
-        // SAFETY: the CPU has the feature.
-        return unsafe { attend_group_avx2(q, keys, values, scores, out) };
-    }
-    attend_group_inline(q, keys, values, scores, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn attend_group_avx2<V: Vectors>(q: &[f32], keys: V, values: V, scores: Scores<'_>, out: &mut [f32]) {
-    attend_group_inline(q, keys, values, scores, out);
-}
-
-#[inline(always)]
-fn attend_group_inline<V: Vectors>(q: &[f32], keys: V, values: V, scores: Scores<'_>, out: &mut [f32]) {
-    let head_dim = keys.head_dim();
-    let mut weights = vec![0f32; scores.count];
-    for (head, (q, out)) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)).enumerate() {
-        let mut unset = weights.iter_mut();
-        keys.each(scores.count, |key| {
-            if let Some(weight) = unset.next() {
-                *weight = dot(q, key) * scores.scale;
+impl Asking<'_> {
+    /// A tile's rows, in all heads that share one head of keys; `keys` and `values` are the tile's. `out` is zero before.
+    fn attend(&self, tile: &Tile, head: usize, keys: &impl Vectors, values: &impl Vectors, out: &mut [f32]) {
+        let (dim, group) = (self.heads.dim, self.width / self.heads.kv);
+        let (shared, count) = (group / dim, tile.keys.len());
+        if count == 0 {
+            return;
+        }
+        let q: Vec<f32> = tile
+            .rows
+            .clone()
+            .flat_map(|row| self.q[row * self.width + head * group..][..group].iter().copied())
+            .collect();
+        // `[row][shared heads][keys]`; those that a row does not see are computed and not looked at.
+        let mut scores = vec![0f32; tile.rows.len() * shared * count];
+        let mut at = 0;
+        keys.stretches(|keys| {
+            dense::products(&q, keys, dim, &mut scores[at..], count);
+            at += keys.len() / dim;
+        });
+        let mut inverses = Vec::with_capacity(tile.rows.len() * shared);
+        for (index, scores) in scores.chunks_exact_mut(count).enumerate() {
+            let (own, seen) = self.own(tile, tile.rows.start + index / shared);
+            let biases = self.biases.map(|biases| biases.of(head * shared + index % shared, seen.distance, seen.count));
+            inverses.push(softmax::soften(&mut scores[own], self.heads.scale as f32, biases));
+        }
+        let mut at = 0;
+        values.stretches(|values| {
+            let here = at..at + values.len() / dim;
+            at = here.end;
+            for (index, out) in out.chunks_exact_mut(group).enumerate() {
+                let (own, _) = self.own(tile, tile.rows.start + index);
+                let (start, end) = (own.start.max(here.start), own.end.min(here.end));
+                if start < end {
+                    let weights = &scores[index * shared * count + start..];
+                    let values = &values[(start - here.start) * dim..(end - here.start) * dim];
+                    mix::add(weights, count, values, dim, out);
+                }
             }
         });
-        if let Some((biases, first, distance)) = scores.biases {
-            let biases = biases.of(first + head, distance, scores.count);
-            weights.iter_mut().zip(biases).for_each(|(weight, bias)| *weight += bias);
+        for (out, inverse) in out.chunks_exact_mut(dim).zip(inverses) {
+            out.iter_mut().for_each(|out| *out *= inverse);
         }
-        let largest = weights.iter().fold(f32::NEG_INFINITY, |largest, &weight| largest.max(weight));
-        let mut total = 0f64;
-        for weight in &mut weights {
-            *weight = (*weight - largest).exp();
-            total += f64::from(*weight);
-        }
-        let mut left = weights.iter();
-        values.each(scores.count, |value| {
-            if let Some(weight) = left.next() {
-                out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
-            }
-        });
-        let inverse = (1.0 / total) as f32;
-        out.iter_mut().for_each(|out| *out *= inverse);
     }
-}
 
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let (mut a_chunks, mut b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    for (a, b) in (&mut a_chunks).zip(&mut b_chunks) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += a * b;
-        }
+    /// Which of the tile's keys a row sees.
+    fn own(&self, tile: &Tile, row: usize) -> (Range<usize>, Seen) {
+        let seen = self.seen[row];
+        let start = seen.start - tile.keys.start;
+        (start..start + seen.count, seen)
     }
-    for ((lane, a), b) in lanes.iter_mut().zip(a_chunks.remainder()).zip(b_chunks.remainder()) {
-        *lane += a * b;
-    }
-    total(lanes)
 }
 
 #[cfg(test)]
@@ -291,15 +315,15 @@ mod tests {
     }
 
     #[test]
-    fn vector_width_changes_no_bit() {
-        let (q, k, v) = (random(&[HEAD_DIM * 3], 1), random(&[50, HEAD_DIM], 2), random(&[50, HEAD_DIM], 3));
-        let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let (q, k, v) = (flat(&q), flat(&k), flat(&v));
-        let rows = |data| vectors::Rows { data, stride: HEAD_DIM, head_dim: HEAD_DIM };
-        let (mut wide, mut plain) = (vec![0f32; q.len()], vec![0f32; q.len()]);
-        let scores = Scores { count: 50, scale: 0.2, biases: None };
-        attend_group(&q, rows(&k), rows(&v), scores, &mut wide);
-        attend_group_inline(&q, rows(&k), rows(&v), scores, &mut plain);
-        assert_eq!(wide, plain);
+    fn tiles_are_of_rows_that_look_at_the_same() {
+        let seen = |start, count| Seen { start, count, distance: 0 };
+        // Two sequences one after the other, the second through a window; then one of another owner.
+        let rows = [seen(0, 1), seen(0, 2), seen(2, 1), seen(2, 2), seen(3, 2), seen(3, 1)];
+        let tile = |rows, keys| Tile { rows, keys };
+        let owner = |row| usize::from(row == 5);
+        assert_eq!(tiles(&rows, owner), [tile(0..2, 0..2), tile(2..5, 2..5), tile(5..6, 3..4)]);
+        let many = vec![seen(0, 3); TILE + 1];
+        assert_eq!(tiles(&many, |_| 0), [tile(0..TILE, 0..3), tile(TILE..TILE + 1, 0..3)]);
+        assert!(tiles(&[], |_| 0).is_empty());
     }
 }

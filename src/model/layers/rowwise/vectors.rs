@@ -1,18 +1,15 @@
 //! Where attention finds the keys and values of one head: in packed rows, in a cache, or in pages.
 
+use std::{borrow::Cow, ops::Range};
+
 use candle_core::{Layout, Result};
 
-use super::Seen;
 use crate::model::pages::PagedRows;
 
-/// Vectors of one head, position by position. They are walked by loops: an iterator's own `for_each` would be compiled apart
-/// from its caller, without the CPU feature that the caller is compiled for.
-pub(super) trait Vectors: Copy {
-    /// Calls `f` with each of the first `count`, in order.
-    fn each(self, count: usize, f: impl FnMut(&[f32]));
-
-    /// How long each is.
-    fn head_dim(self) -> usize;
+/// Vectors of one head, position by position.
+pub(super) trait Vectors {
+    /// Calls `f` with all of them, `[positions][head_dim]`, in stretches that lie together, in order.
+    fn stretches(&self, f: impl FnMut(&[f32]));
 }
 
 /// Packed rows `[n, kv_heads * d]` or a cache `[1, kv_heads, n, d]`, by head.
@@ -33,53 +30,30 @@ impl<'a> ByHead<'a> {
         Ok(Self { data: &data[layout.start_offset()..], head_stride, row_stride, head_dim })
     }
 
-    /// The rows of one head from `seen.start` on.
-    pub fn of(&self, head: usize, seen: Seen) -> Rows<'a> {
-        let start = head * self.head_stride + seen.start * self.row_stride;
-        Rows { data: &self.data[start..], stride: self.row_stride, head_dim: self.head_dim }
-    }
-}
-
-/// The rows of one head in one sequence.
-#[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub data: &'a [f32],
-    pub stride: usize,
-    pub head_dim: usize,
-}
-
-impl Vectors for Rows<'_> {
-    #[inline(always)]
-    fn each(self, count: usize, mut f: impl FnMut(&[f32])) {
-        for index in 0..count {
-            f(&self.data[index * self.stride..][..self.head_dim]);
+    /// These rows of one head; put together where they lie apart.
+    pub fn of(&self, head: usize, rows: &Range<usize>) -> Cow<'a, [f32]> {
+        let at = |row: usize| head * self.head_stride + row * self.row_stride;
+        if self.row_stride == self.head_dim {
+            return Cow::Borrowed(&self.data[at(rows.start)..at(rows.end)]);
         }
-    }
-
-    fn head_dim(self) -> usize {
-        self.head_dim
+        Cow::Owned(rows.clone().flat_map(|row| self.data[at(row)..][..self.head_dim].iter().copied()).collect())
     }
 }
 
-/// The rows of one head from `start` on, in pages.
-#[derive(Clone, Copy)]
+impl Vectors for Cow<'_, [f32]> {
+    fn stretches(&self, mut f: impl FnMut(&[f32])) {
+        f(self);
+    }
+}
+
+/// Some rows of one head in one sequence, in pages.
 pub(super) struct Paged<'a> {
     pub rows: PagedRows<'a>,
-    pub start: usize,
-    pub head_dim: usize,
+    pub keys: Range<usize>,
 }
 
 impl Vectors for Paged<'_> {
-    #[inline(always)]
-    fn each(self, count: usize, mut f: impl FnMut(&[f32])) {
-        for stretch in self.rows.stretches(self.start, count) {
-            for vector in stretch.chunks_exact(self.head_dim) {
-                f(vector);
-            }
-        }
-    }
-
-    fn head_dim(self) -> usize {
-        self.head_dim
+    fn stretches(&self, f: impl FnMut(&[f32])) {
+        self.rows.stretches(self.keys.start, self.keys.len()).for_each(f);
     }
 }
