@@ -21,7 +21,25 @@ pub(super) struct Activations {
 }
 
 impl Activations {
+    /// By the widest vectors that the CPU has, which change no bit.
     pub(super) fn quantize(row: &[f32]) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("f16c") {
+            #[expect(unsafe_code, reason = "calling a function compiled for CPU features")]
+            // SAFETY: the CPU has the features.
+            return unsafe { Self::quantize_avx2(row) };
+        }
+        Self::quantize_inline(row)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,f16c")]
+    fn quantize_avx2(row: &[f32]) -> Self {
+        Self::quantize_inline(row)
+    }
+
+    #[inline(always)]
+    fn quantize_inline(row: &[f32]) -> Self {
         let blocks = row.len() / BLOCK;
         let mut quantized = Self {
             values: vec![0; row.len()],
@@ -29,8 +47,8 @@ impl Activations {
             sums: vec![0; blocks],
             scaled_sums: vec![0.0; blocks],
         };
-        for (block, values) in row.chunks_exact(BLOCK).enumerate() {
-            let largest = values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        for (block, values) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
+            let largest = largest_magnitude(values);
             let scale = largest / 127.0;
             let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             let mut sum = 0i32;
@@ -41,13 +59,28 @@ impl Activations {
                 sum += rounded;
             }
             // A row that is not finite must not look as if it were.
-            let scale = if values.iter().all(|value| value.is_finite()) { f16::from_f32(scale) } else { f16::NAN };
+            let finite = values.iter().fold(true, |finite, value| finite & value.is_finite());
+            let scale = if finite { f16::from_f32(scale) } else { f16::NAN };
             quantized.scales[block] = scale.to_f32();
             quantized.sums[block] = sum;
             quantized.scaled_sums[block] = (f16::from_f32(sum as f32) * scale).to_f32();
         }
         quantized
     }
+}
+
+/// The largest absolute value, found lane by lane, so that vectors can do it.
+#[inline(always)]
+fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
+    const LANES: usize = 8;
+    let mut lanes = [0f32; LANES];
+    for values in values.as_chunks::<LANES>().0 {
+        for (lane, value) in lanes.iter_mut().zip(values) {
+            // Not `max`, which would have to look for what is not a number.
+            *lane = if value.abs() > *lane { value.abs() } else { *lane };
+        }
+    }
+    lanes.into_iter().fold(0.0, f32::max)
 }
 
 #[cfg(test)]
