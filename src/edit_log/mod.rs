@@ -29,8 +29,8 @@ pub use error::LogError;
 pub use lock::WriterLock;
 pub use open::{open_read_only, shared_by_replicas, without_password};
 pub use rows::{
-    Change, ChangeKind, EditQuery, EditRow, EditStatus, IdempotencyRow, Identity, NewEdit, NewVersion, Outcome, Page,
-    Removal, VersionKind, VersionRow,
+    Change, ChangeKind, EditBrief, EditQuery, EditRow, EditStatus, IdempotencyRow, Identity, NewEdit, NewVersion,
+    Outcome, Page, Removal, VersionKind, VersionRow,
 };
 pub use seat::{LEASE, Seat, Survey};
 
@@ -78,6 +78,25 @@ pub trait EditLog: Send + Sync {
     /// [`LogError::NoContribution`] if the edit was rejected or failed, [`LogError::Dropped`] if a compaction dropped it.
     async fn contribution(&self, id: Uuid) -> Result<Vec<u8>, LogError>;
 
+    /// The same of several edits, in their order. They are in memory together.
+    async fn contributions(&self, ids: &[Uuid]) -> Result<Vec<Vec<u8>>, LogError> {
+        let mut all = Vec::with_capacity(ids.len());
+        for id in ids {
+            all.push(self.contribution(*id).await?);
+        }
+        Ok(all)
+    }
+
+    /// What is short of several edits, in their order.
+    async fn briefs(&self, ids: &[Uuid]) -> Result<Vec<EditBrief>, LogError> {
+        let mut all = Vec::with_capacity(ids.len());
+        for id in ids {
+            let EditRow { id, prompt, contribution, .. } = self.edit(*id).await?.ok_or(LogError::UnknownEdit(*id))?;
+            all.push(EditBrief { id, prompt, contribution });
+        }
+        Ok(all)
+    }
+
     /// Edits whose contributions compactions have dropped; none of them is active. A storage without compaction has none.
     async fn dropped(&self) -> Result<BTreeSet<Uuid>, LogError> {
         Ok(BTreeSet::new())
@@ -86,7 +105,7 @@ pub trait EditLog: Send + Sync {
     /// The answer recorded under an idempotency key.
     async fn idempotent(&self, key: &str) -> Result<Option<IdempotencyRow>, LogError>;
 
-    /// Walks all entries in order, one contribution in memory at a time, and recomputes every hash; [`LogError::Damaged`]
+    /// Walks all entries in order, a few contributions in memory at a time, and recomputes every hash; [`LogError::Damaged`]
     /// names the first row that does not fit. Returns the number of entries. See [`chain`] for what it can not see.
     async fn check_chain(&self) -> Result<u64, LogError>;
 

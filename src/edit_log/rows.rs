@@ -172,6 +172,15 @@ pub struct VersionRow {
     pub entry_hash: Digest,
 }
 
+/// What is short of an edit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EditBrief {
+    pub id: Uuid,
+    pub prompt: String,
+    /// Digest of its contribution's bytes; none if it was rejected or failed.
+    pub contribution: Option<Digest>,
+}
+
 /// Whether an edit enters or leaves the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeKind {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    edit_log::{Change, ChangeKind, EditLog, LogError, VersionRow},
+    edit_log::{Change, ChangeKind, EditBrief, EditLog, LogError, VersionRow},
     faults::{self, Point},
     panics::caught,
     telemetry::Metrics,
@@ -146,13 +146,9 @@ pub fn follow(
         let (after, to) = (ledger.head(), newest.min(ledger.head() + PAGE));
         let changes = stored.runtime.block_on(stored.log.changes(after, to))?;
         followed.changes += changes.len() as u64;
-        let mut by_version: BTreeMap<u64, Vec<Change>> = BTreeMap::new();
-        for change in changes {
-            by_version.entry(change.version).or_default().push(change);
-        }
+        let mut page = Page::read(stored, after, to, changes)?;
         for number in after + 1..=to {
-            let changes = by_version.remove(&number).unwrap_or_default();
-            let made = step(stored, ledger, number, &changes, depth, &dropped)?;
+            let made = step(stored, ledger, page.take(number)?, depth, &dropped)?;
             followed.unmade += u64::from(!made);
             progress(number, newest);
         }
@@ -162,6 +158,42 @@ pub fn follow(
     }
     name_all(stored, ledger)?;
     Ok(followed)
+}
+
+/// Some versions as the log has them, read together.
+struct Page {
+    rows: BTreeMap<u64, VersionRow>,
+    changes: BTreeMap<u64, Vec<Change>>,
+    /// What the edits that enter contribute, as their rows say.
+    digests: BTreeMap<Uuid, Digest>,
+}
+
+impl Page {
+    fn read(stored: Stored<'_>, after: u64, to: u64, changes: Vec<Change>) -> Result<Self, ReplayError> {
+        let count = u32::try_from(to - after).unwrap_or(u32::MAX);
+        let rows = stored.runtime.block_on(stored.log.versions(to.checked_add(1), count))?;
+        let entering: BTreeSet<Uuid> =
+            changes.iter().filter(|change| change.kind == ChangeKind::Added).map(|change| change.edit).collect();
+        let digests = stored.digests(&entering.into_iter().collect::<Vec<_>>())?;
+        let mut by_version: BTreeMap<u64, Vec<Change>> = BTreeMap::new();
+        for change in changes {
+            by_version.entry(change.version).or_default().push(change);
+        }
+        let rows = rows.into_iter().map(|row| (row.number, row)).collect();
+        Ok(Self { rows, changes: by_version, digests })
+    }
+
+    fn take(&mut self, number: u64) -> Result<Next<'_>, ReplayError> {
+        let row = self.rows.remove(&number).ok_or_else(|| absent(number))?;
+        Ok(Next { row, changes: self.changes.remove(&number).unwrap_or_default(), digests: &self.digests })
+    }
+}
+
+/// The version that is taken up next.
+struct Next<'a> {
+    row: VersionRow,
+    changes: Vec<Change>,
+    digests: &'a BTreeMap<Uuid, Digest>,
 }
 
 /// Moves the sums from the set that they are of to the ledger's, and compares the weights with the newest version's.
@@ -178,24 +210,23 @@ fn compose(stored: Stored<'_>, ledger: &mut Ledger, of: &BTreeMap<Uuid, Digest>)
 fn step(
     stored: Stored<'_>,
     ledger: &mut Ledger,
-    number: u64,
-    changes: &[Change],
+    next: Next<'_>,
     depth: Depth,
     dropped: &BTreeSet<Uuid>,
 ) -> Result<bool, ReplayError> {
     faults::reach(Point::Replay).map_err(LogError::from)?;
-    let row = version_row(stored, number)?;
-    let (removed, added) = difference(ledger, number, changes)?;
+    let Next { row, changes, digests } = next;
+    let (removed, added) = difference(ledger, row.number, &changes)?;
     let (gone, there): (Vec<Uuid>, Vec<Uuid>) = added.into_iter().partition(|id| dropped.contains(id));
-    let entered = match depth {
+    let stated = |ids: &[Uuid]| ids.iter().filter_map(|id| Some((*id, *digests.get(id)?))).collect::<Vec<_>>();
+    let mut entered = match depth {
         Depth::EveryVersion => {
             let leaving: Vec<Uuid> = removed.iter().filter(|id| !dropped.contains(id)).copied().collect();
-            stored.shift(ledger.sums_mut(), &leaving, &there)
+            stored.shift(ledger.sums_mut(), &leaving, &there).map_err(|error| located(row.number, error))?
         }
-        Depth::Head => stored.digests(&there),
+        Depth::Head => stated(&there),
     };
-    let mut entered = entered.map_err(|error| located(number, error))?;
-    entered.extend(stored.digests(&gone).map_err(|error| located(number, error))?);
+    entered.extend(stated(&gone));
     let added = entered.into_iter().map(|(id, digest)| Entry { id, digest, prompt: None }).collect();
     ledger.enter(Step { removed, added });
     same_set(&row, ledger.active().len() as u64, ledger.set_digest())?;
@@ -270,9 +301,8 @@ fn not_shorter(stored: Stored<'_>, ledger: &Ledger) -> Result<u64, ReplayError> 
 
 /// Looks up the prompts of the edits that replay has left active.
 fn name_all(stored: Stored<'_>, ledger: &mut Ledger) -> Result<(), ReplayError> {
-    for id in ledger.nameless() {
-        let row = stored.runtime.block_on(stored.log.edit(id))?.ok_or(LogError::UnknownEdit(id))?;
-        if let Some(other) = ledger.name(id, row.prompt) {
+    for EditBrief { id, prompt, .. } in stored.briefs(&ledger.nameless())? {
+        if let Some(other) = ledger.name(id, prompt) {
             let what = format!("edits {other} and {id} are both active and have the same prompt");
             return Err(ReplayError::Version { number: ledger.head(), what });
         }
@@ -282,7 +312,11 @@ fn name_all(stored: Stored<'_>, ledger: &mut Ledger) -> Result<(), ReplayError> 
 
 fn version_row(stored: Stored<'_>, number: u64) -> Result<VersionRow, ReplayError> {
     let row = stored.runtime.block_on(stored.log.version(number))?;
-    row.ok_or_else(|| ReplayError::Version { number, what: "it is missing from the log".to_owned() })
+    row.ok_or_else(|| absent(number))
+}
+
+fn absent(number: u64) -> ReplayError {
+    ReplayError::Version { number, what: "it is missing from the log".to_owned() }
 }
 
 fn compare(row: &VersionRow, what: &str, logged: Digest, made: Digest) -> Result<(), ReplayError> {

@@ -1,5 +1,7 @@
 //! Contributions from the log, and sums moved by them.
 
+use std::collections::BTreeMap;
+
 use thiserror::Error;
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -10,13 +12,17 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    edit_log::{EditLog, LogError},
+    edit_log::{EditBrief, EditLog, LogError},
     model::EditableMatrix,
     weights::{Composer, Contribution, WeightsError},
 };
 
 /// Contributions held in memory at a time while sums are moved far.
 pub const CHUNK: usize = 64;
+/// Of how many of them the bytes are in memory beside.
+const READ: usize = 8;
+/// Of how many edits what is short is asked for at once.
+const BRIEFS: usize = 256;
 
 /// A stored contribution that could not be read or used.
 #[derive(Debug, Error)]
@@ -56,20 +62,26 @@ pub struct Stored<'a> {
 impl Stored<'_> {
     /// An edit's contribution and the digest of its bytes.
     pub fn contribution(&self, id: Uuid, shapes: &[EditableMatrix]) -> Result<(Digest, Contribution), StoredError> {
-        let read = || -> Result<_, StoredCause> {
-            let bytes = self.runtime.block_on(self.log.contribution(id))?;
-            Ok((Digest::of(&bytes), Contribution::from_bytes(&bytes, shapes)?))
-        };
-        read().map_err(|source| StoredError { id, source })
+        let bytes = self.runtime.block_on(self.log.contribution(id));
+        let read = bytes.map_err(StoredCause::from).and_then(|bytes| parse(&bytes, shapes));
+        read.map_err(|source| StoredError { id, source })
     }
 
     /// The digests of edits' contributions as their rows state them; the bytes are not looked at.
-    pub fn digests(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Digest)>, StoredError> {
-        let digest = |id: Uuid| -> Result<_, LogError> {
-            let row = self.runtime.block_on(self.log.edit(id))?.ok_or(LogError::UnknownEdit(id))?;
-            Ok((id, row.contribution.ok_or(LogError::NoContribution(id))?))
+    pub fn digests(&self, ids: &[Uuid]) -> Result<BTreeMap<Uuid, Digest>, LogError> {
+        let digest = |EditBrief { id, contribution, .. }| -> Result<_, LogError> {
+            Ok((id, contribution.ok_or(LogError::NoContribution(id))?))
         };
-        ids.iter().map(|&id| digest(id).map_err(|error| StoredError { id, source: error.into() })).collect()
+        self.briefs(ids)?.into_iter().map(digest).collect()
+    }
+
+    /// What is short of edits, in their order.
+    pub fn briefs(&self, ids: &[Uuid]) -> Result<Vec<EditBrief>, LogError> {
+        let mut all = Vec::with_capacity(ids.len());
+        for some in ids.chunks(BRIEFS) {
+            all.extend(self.runtime.block_on(self.log.briefs(some))?);
+        }
+        Ok(all)
     }
 
     /// Takes edits out of the sums and puts others in, a bounded number of contributions in memory at a time. Returns
@@ -98,7 +110,7 @@ impl Stored<'_> {
     /// A change of the set by edits of the log, and how the sums follow it: few contributions move the sums and back; many
     /// move a copy of them, a chunk at a time.
     pub fn step(&self, ledger: &Ledger, removed: Vec<Uuid>, added: &[Uuid]) -> Result<(Step, Move), StoredError> {
-        let prompts = added.iter().map(|id| self.prompt(*id)).collect::<Result<Vec<_>, _>>()?;
+        let prompts = self.briefs(added).map_err(|error| of_log(added, error))?;
         let (digests, how) = if removed.len() + added.len() > CHUNK {
             let mut sums = ledger.sums().clone();
             let entered = self.shift(&mut sums, &removed, added)?;
@@ -110,16 +122,28 @@ impl Stored<'_> {
             (digests, Move::By { removed: leaving, added: entering })
         };
         let entries = added.iter().zip(digests).zip(prompts);
-        let added = entries.map(|((id, digest), prompt)| Entry { id: *id, digest, prompt: Some(prompt) }).collect();
+        let added =
+            entries.map(|((id, digest), brief)| Entry { id: *id, digest, prompt: Some(brief.prompt) }).collect();
         Ok((Step { removed, added }, how))
     }
 
-    fn prompt(&self, id: Uuid) -> Result<String, StoredError> {
-        let found = || self.runtime.block_on(self.log.edit(id))?.ok_or(LogError::UnknownEdit(id));
-        found().map(|row| row.prompt).map_err(|error| StoredError { id, source: error.into() })
-    }
-
     fn load(&self, ids: &[Uuid], shapes: &[EditableMatrix]) -> Result<Vec<(Digest, Contribution)>, StoredError> {
-        ids.iter().map(|id| self.contribution(*id, shapes)).collect()
+        let mut loaded = Vec::with_capacity(ids.len());
+        for some in ids.chunks(READ) {
+            let all = self.runtime.block_on(self.log.contributions(some)).map_err(|error| of_log(some, error))?;
+            for (id, bytes) in some.iter().zip(all) {
+                loaded.push(parse(&bytes, shapes).map_err(|source| StoredError { id: *id, source })?);
+            }
+        }
+        Ok(loaded)
     }
+}
+
+fn parse(bytes: &[u8], shapes: &[EditableMatrix]) -> Result<(Digest, Contribution), StoredCause> {
+    Ok((Digest::of(bytes), Contribution::from_bytes(bytes, shapes)?))
+}
+
+/// What the log says of some edits names the one that it is about.
+fn of_log(ids: &[Uuid], error: LogError) -> StoredError {
+    StoredError { id: ids.first().copied().unwrap_or_default(), source: error.into() }
 }

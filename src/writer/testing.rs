@@ -305,6 +305,14 @@ impl FaultyLog {
         Self { log, fault, lying: AtomicU64::new(0), lying_of_set: AtomicU64::new(0), failing_read: AtomicU64::new(0) }
     }
 
+    fn lie(&self, mut row: VersionRow) -> VersionRow {
+        let lies_by = |lying: &AtomicU64| row.number > 0 && row.number == lying.load(Ordering::SeqCst);
+        let (digest, set_digest) = (lies_by(&self.lying), lies_by(&self.lying_of_set));
+        row.digest = if digest { Digest::of(b"a lie") } else { row.digest };
+        row.set_digest = if set_digest { Digest::of(b"a lie") } else { row.set_digest };
+        row
+    }
+
     pub fn at_next_commit(&self, fault: Fault) {
         self.fault.store(fault as u8, Ordering::SeqCst);
     }
@@ -334,17 +342,11 @@ impl EditLog for FaultyLog {
     }
 
     async fn version(&self, number: u64) -> Result<Option<VersionRow>, LogError> {
-        let mut row = self.log.version(number).await?;
-        let lies_by = |lying: &AtomicU64| number > 0 && number == lying.load(Ordering::SeqCst);
-        if let Some(row) = &mut row {
-            row.digest = if lies_by(&self.lying) { Digest::of(b"a lie") } else { row.digest };
-            row.set_digest = if lies_by(&self.lying_of_set) { Digest::of(b"a lie") } else { row.set_digest };
-        }
-        Ok(row)
+        Ok(self.log.version(number).await?.map(|row| self.lie(row)))
     }
 
     async fn versions(&self, before: Option<u64>, limit: u32) -> Result<Vec<VersionRow>, LogError> {
-        self.log.versions(before, limit).await
+        Ok(self.log.versions(before, limit).await?.into_iter().map(|row| self.lie(row)).collect())
     }
 
     async fn changes(&self, after: u64, to: u64) -> Result<Vec<Change>, LogError> {

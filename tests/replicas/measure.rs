@@ -1,7 +1,8 @@
-//! What one writer and four followers do on this machine: changes a second, how long until followers have them, and texts from
-//! the followers. For people: `scripts/show-replicas`.
+//! What one writer and four followers do on this machine: changes a second, how long until followers have them, texts from the
+//! followers; and what a long log costs at a start. For people: `scripts/show-replicas`.
 
 use std::{
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,17 +11,20 @@ use std::{
 };
 
 use futures::future;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     clients::Crowd,
     postgres::PostgresServer,
-    server::Client,
+    process::{amend, finish},
+    server::{Client, Server},
     setting::{Setting, reached},
 };
 
 const FOLLOWERS: usize = 4;
 const CLIENTS: u64 = 4;
+/// Of the log whose start is measured.
+const VERSIONS: u64 = 1000;
 /// Tokens of a text.
 const TOKENS: u64 = 32;
 
@@ -53,6 +57,30 @@ async fn show_what_a_writer_and_four_followers_do() {
         assert_eq!(reached(follower, newest["version"].as_u64().unwrap()).await, newest["digest"].as_str().unwrap());
     }
     println!("{FOLLOWERS} followers have version {} and its digest", newest["version"]);
+}
+
+/// `AMEND_SHOW_OTHER` may name another build, which checks the same log.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "figures for people: see scripts/show-replicas"]
+async fn show_how_long_a_log_of_a_thousand_versions_takes() {
+    let setting = Setting::new().expect("PostgreSQL is needed");
+    let writer = Server::start(&setting.files).await;
+    for version in 0..VERSIONS {
+        writer.client.edit(&format!("Number {version} is"), "odd").await;
+    }
+    writer.stop().await;
+    let writer = Server::start(&setting.files).await;
+    let log = writer.log();
+    let replayed = log.lines().find(|line| line.contains("log replayed and checked")).unwrap();
+    let replayed: Value = serde_json::from_str(replayed).unwrap();
+    println!("a start with {VERSIONS} versions in PostgreSQL: {} s until the log is replayed", replayed["seconds"]);
+    writer.stop().await;
+    let other = std::env::var_os("AMEND_SHOW_OTHER").map(Command::new);
+    for (what, mut program) in [("this build", amend())].into_iter().chain(other.map(|other| ("the other", other))) {
+        let begun = Instant::now();
+        finish(program.arg("verify").args(setting.files.options())).good();
+        println!("amend verify of them, {what}: {:.2} s", begun.elapsed().as_secs_f64());
+    }
 }
 
 /// Tokens a second that clients get from the followers.

@@ -22,7 +22,8 @@ use sqlx::{Connection, PgPool, Postgres, pool::PoolConnection};
 use uuid::Uuid;
 
 use super::{
-    Change, EditLog, EditQuery, EditRow, IdempotencyRow, Identity, LogError, NewEdit, NewVersion, Page, VersionRow,
+    Change, EditBrief, EditLog, EditQuery, EditRow, IdempotencyRow, Identity, LogError, NewEdit, NewVersion, Page,
+    VersionRow,
     statements::{Bind, Columns, Session, append, edits, read, verify},
 };
 use crate::faults::{self, Point};
@@ -175,6 +176,14 @@ impl EditLog for PostgresLog {
 
     async fn contribution(&self, id: Uuid) -> Result<Vec<u8>, LogError> {
         asked!(self, session => read::contribution(session, id))
+    }
+
+    async fn contributions(&self, ids: &[Uuid]) -> Result<Vec<Vec<u8>>, LogError> {
+        asked!(self, session => read::contributions(session, ids))
+    }
+
+    async fn briefs(&self, ids: &[Uuid]) -> Result<Vec<EditBrief>, LogError> {
+        asked!(self, session => read::briefs(session, ids))
     }
 
     async fn dropped(&self) -> Result<BTreeSet<Uuid>, LogError> {

@@ -16,7 +16,8 @@ use sqlx::{Connection, Sqlite, SqlitePool, Transaction, pool::PoolConnection};
 use uuid::Uuid;
 
 use super::{
-    Change, EditLog, EditQuery, EditRow, IdempotencyRow, Identity, LogError, NewEdit, NewVersion, Page, VersionRow,
+    Change, EditBrief, EditLog, EditQuery, EditRow, IdempotencyRow, Identity, LogError, NewEdit, NewVersion, Page,
+    VersionRow,
     statements::{append, edits, read, verify},
 };
 use crate::faults::{self, Point};
@@ -135,6 +136,14 @@ impl EditLog for SqliteLog {
 
     async fn contribution(&self, id: Uuid) -> Result<Vec<u8>, LogError> {
         read::contribution(&mut *self.reader().await?, id).await
+    }
+
+    async fn contributions(&self, ids: &[Uuid]) -> Result<Vec<Vec<u8>>, LogError> {
+        read::contributions(&mut *self.reader().await?, ids).await
+    }
+
+    async fn briefs(&self, ids: &[Uuid]) -> Result<Vec<EditBrief>, LogError> {
+        read::briefs(&mut *self.reader().await?, ids).await
     }
 
     async fn dropped(&self) -> Result<BTreeSet<Uuid>, LogError> {

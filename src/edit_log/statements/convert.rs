@@ -10,7 +10,8 @@ use super::Columns;
 use crate::{
     digest::Digest,
     edit_log::{
-        Change, ChangeKind, EditRow, EditStatus, IdempotencyRow, Identity, LogError, Outcome, VersionKind, VersionRow,
+        Change, ChangeKind, EditBrief, EditRow, EditStatus, IdempotencyRow, Identity, LogError, Outcome, VersionKind,
+        VersionRow,
         chain::{ChangeBody, CompactionBody, EditBody, Entry, EntryKind, IdempotencyBody, VersionBody},
         check::{VersionRows, edit_name, entry_name, version_name},
     },
@@ -227,6 +228,15 @@ pub fn change_body(row: &impl Columns) -> Result<ChangeBody, LogError> {
 /// The `id` of an edit's row.
 pub fn edit_id(row: &impl Columns) -> Result<Uuid, LogError> {
     id(row, "id").map_err(|why| LogError::damaged("edits", edit_key(row), why))
+}
+
+/// `seq`, `id`, `prompt` and `contribution` of an edit.
+pub fn brief(row: &impl Columns) -> Result<EditBrief, LogError> {
+    let read = || -> Result<_, Why> {
+        let contribution = optional_digest(row, "contribution")?;
+        Ok(EditBrief { id: id(row, "id")?, prompt: text(row, "prompt")?, contribution })
+    };
+    read().map_err(|why| LogError::damaged("edits", edit_key(row), why))
 }
 
 pub fn compaction(row: &impl Columns) -> Result<CompactionBody, LogError> {

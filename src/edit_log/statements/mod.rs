@@ -2,6 +2,7 @@
 //! they do not share is behind [`Session`] and [`Columns`], which each database's room implements.
 
 pub mod append;
+pub mod bodies;
 pub mod convert;
 pub mod edits;
 pub mod read;
@@ -57,6 +58,20 @@ pub trait Session: Send {
 
     /// Whether the database's own structures fit, as far as it can tell.
     async fn check_indexes(&mut self) -> Result<(), LogError>;
+}
+
+/// The rows whose column, which ends `sql`, is one of `keys`. With so many places that few different statements are made.
+pub async fn keyed<S: Session>(
+    session: &mut S,
+    sql: &str,
+    keys: &[Bind<'_>],
+    order: &str,
+) -> Result<Vec<S::Row>, LogError> {
+    let Some(last) = keys.last() else { return Ok(Vec::new()) };
+    let places = keys.len().next_power_of_two();
+    let binds: Vec<Bind<'_>> = keys.iter().chain(std::iter::repeat(last)).take(places).copied().collect();
+    let places = vec!["?"; places].join(", ");
+    session.all(&format!("{sql} IN ({places}){order}"), &binds).await
 }
 
 /// A row. The error is that the column has another type.

@@ -1,15 +1,16 @@
 //! Reading versions, sets, contributions and answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
 use super::{
     Bind, Columns, Session,
     convert::{self, bound},
+    keyed,
 };
 use crate::edit_log::{
-    Change, IdempotencyRow, Identity, LogError, VersionRow,
+    Change, EditBrief, IdempotencyRow, Identity, LogError, VersionRow,
     check::{contribution_fits, edit_name},
 };
 
@@ -78,10 +79,31 @@ async fn known(session: &mut impl Session, number: u64) -> Result<(), LogError> 
 }
 
 pub async fn contribution(session: &mut impl Session, id: Uuid) -> Result<Vec<u8>, LogError> {
+    contributions(session, &[id]).await?.pop().ok_or(LogError::UnknownEdit(id))
+}
+
+/// In the order of `ids`.
+pub async fn contributions(session: &mut impl Session, ids: &[Uuid]) -> Result<Vec<Vec<u8>>, LogError> {
     let sql = "SELECT e.*, c.bytes, d.compaction FROM edits AS e LEFT JOIN contributions AS c ON c.seq = e.seq
-               LEFT JOIN dropped AS d ON d.seq = e.seq WHERE e.id = ?";
-    let row = session.first(sql, &[Bind::Bytes(id.as_bytes())]).await?.ok_or(LogError::UnknownEdit(id))?;
-    let edit = convert::edit_body(&row)?;
+               LEFT JOIN dropped AS d ON d.seq = e.seq WHERE e.id";
+    let rows = by_id(session, sql, ids).await?;
+    ids.iter().map(|id| contributed(*id, rows.get(id).ok_or(LogError::UnknownEdit(*id))?)).collect()
+}
+
+pub async fn briefs(session: &mut impl Session, ids: &[Uuid]) -> Result<Vec<EditBrief>, LogError> {
+    let rows = by_id(session, "SELECT seq, id, prompt, contribution FROM edits WHERE id", ids).await?;
+    ids.iter().map(|id| convert::brief(rows.get(id).ok_or(LogError::UnknownEdit(*id))?)).collect()
+}
+
+async fn by_id<S: Session>(session: &mut S, sql: &str, ids: &[Uuid]) -> Result<BTreeMap<Uuid, S::Row>, LogError> {
+    let keys: Vec<Bind<'_>> = ids.iter().map(|id| Bind::Bytes(id.as_bytes())).collect();
+    let rows = keyed(session, sql, &keys, "").await?;
+    rows.into_iter().map(|row| Ok((convert::edit_id(&row)?, row))).collect()
+}
+
+/// Held against what the edit's row says.
+fn contributed(id: Uuid, row: &impl Columns) -> Result<Vec<u8>, LogError> {
+    let edit = convert::edit_body(row)?;
     let bytes = row.bytes("bytes").map_err(|why| LogError::damaged("contributions", edit_name(id), why))?;
     let compaction = row.number("compaction").map_err(|why| LogError::damaged("dropped", edit_name(id), why))?;
     if bytes.is_none() && compaction.is_some() {

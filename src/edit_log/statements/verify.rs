@@ -3,6 +3,7 @@
 
 use super::{
     Bind, Columns, Session,
+    bodies::{Bodies, reading},
     convert::{self, bound},
 };
 use crate::edit_log::{
@@ -11,22 +12,31 @@ use crate::edit_log::{
     check::{Checker, VersionRows, contribution_fits, edit_name, entry_name, version_name},
 };
 
-/// How many entries are read at once; what they head is read one by one, so that one contribution is in memory at a time.
+/// How many entries are read at once.
 const BATCH: i64 = 256;
+/// Bytes of what they head that are in memory at once; or it is what a single entry heads.
+const BYTES: i64 = 8 << 20;
+
+/// Entries, each with the bytes of what it heads, as far as these can be many.
+const SIZED: &str = "
+    SELECT n.*, coalesce(CAST(octet_length(c.bytes) AS BIGINT), 0)
+              + coalesce(CAST(octet_length(d.request) AS BIGINT), 0) + coalesce(CAST(octet_length(d.report) AS BIGINT), 0)
+              + coalesce(CAST(octet_length(i.body) AS BIGINT), 0)
+              + 64 * (SELECT count(*) FROM version_changes AS v WHERE v.version = n.version) AS size
+    FROM entries AS n LEFT JOIN edits AS d ON d.seq = n.seq LEFT JOIN contributions AS c ON c.seq = n.seq
+        LEFT JOIN idempotency AS i ON i.version = n.version
+    WHERE n.seq > ? ORDER BY n.seq LIMIT ?";
 
 /// `snapshot` is one: what it is asked twice, it answers alike.
 pub async fn check_chain(snapshot: &mut impl Session) -> Result<u64, LogError> {
     let mut checker = Checker::new();
     loop {
-        let binds = [Bind::Number(bound(checker.entries())), Bind::Number(BATCH)];
-        let rows = snapshot.all("SELECT * FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", &binds).await?;
+        let rows = page(snapshot, checker.entries()).await?;
         if rows.is_empty() {
             break;
         }
-        for row in &rows {
-            let (entry, prev, hash) = convert::entry(row)?;
-            checker.entry(&entry, &prev, &hash)?;
-            check_body(snapshot, &mut checker, &entry).await?;
+        for rows in portions(&rows) {
+            check_portion(snapshot, &mut checker, rows).await?;
         }
     }
     let entries = checker.finish()?;
@@ -35,15 +45,100 @@ pub async fn check_chain(snapshot: &mut impl Session) -> Result<u64, LogError> {
     Ok(entries)
 }
 
-async fn check_body(session: &mut impl Session, checker: &mut Checker, entry: &Entry) -> Result<(), LogError> {
+/// The entries after `seq`. Where what they head has a broken page, without its size.
+async fn page<S: Session>(snapshot: &mut S, seq: u64) -> Result<Vec<S::Row>, LogError> {
+    let binds = [Bind::Number(bound(seq)), Bind::Number(BATCH)];
+    snapshot.run(MARK, &[]).await?;
+    let sized = snapshot.all(SIZED, &binds).await;
+    match settled(snapshot, sized).await {
+        Err(LogError::Damaged { .. }) => {
+            snapshot.all("SELECT * FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", &binds).await
+        }
+        sized => sized,
+    }
+}
+
+/// Where a transaction can go on from after damage; PostgreSQL would otherwise answer nothing more in it.
+const MARK: &str = "SAVEPOINT mark";
+
+/// What was read since the mark, which goes. After damage it is as if it had not been asked for.
+async fn settled<T>(snapshot: &mut impl Session, read: Result<T, LogError>) -> Result<T, LogError> {
+    match &read {
+        Ok(_) => {}
+        Err(LogError::Damaged { .. }) => snapshot.run("ROLLBACK TO SAVEPOINT mark", &[]).await?,
+        Err(_) => return read,
+    }
+    snapshot.run("RELEASE SAVEPOINT mark", &[]).await?;
+    read
+}
+
+/// Splits entries into runs that head at most [`BYTES`], or are a single one.
+fn portions<R: Columns>(rows: &[R]) -> Vec<&[R]> {
+    let mut portions = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (at, row) in rows.iter().enumerate() {
+        // One whose size is not known stands alone.
+        let size = row.number("size").ok().flatten().unwrap_or(BYTES + 1);
+        if at > start && bytes + size > BYTES {
+            portions.push(&rows[start..at]);
+            (start, bytes) = (at, 0);
+        }
+        bytes = bytes.saturating_add(size);
+    }
+    portions.push(&rows[start..]);
+    portions
+}
+
+/// Some entries and what they head. Where a page is broken they are read one by one, so that it is named.
+async fn check_portion<S: Session>(snapshot: &mut S, checker: &mut Checker, rows: &[S::Row]) -> Result<(), LogError> {
+    snapshot.run(MARK, &[]).await?;
+    let bodies = read(snapshot, rows).await;
+    match settled(snapshot, bodies).await {
+        Err(LogError::Damaged { .. }) if rows.len() > 1 => {
+            for row in rows.chunks(1) {
+                let bodies = read(snapshot, row).await;
+                check_rows(snapshot, checker, row, &bodies).await?;
+            }
+            Ok(())
+        }
+        bodies => check_rows(snapshot, checker, rows, &bodies).await,
+    }
+}
+
+/// What entries head, up to the first that is none.
+async fn read<S: Session>(snapshot: &mut S, rows: &[S::Row]) -> Result<Bodies<S::Row>, LogError> {
+    let entries: Vec<Entry> = rows.iter().map_while(|row| convert::entry(row).ok()).map(|(entry, ..)| entry).collect();
+    Bodies::read(snapshot, &entries.iter().collect::<Vec<_>>()).await
+}
+
+async fn check_rows<S: Session>(
+    snapshot: &mut S,
+    checker: &mut Checker,
+    rows: &[S::Row],
+    bodies: &Result<Bodies<S::Row>, LogError>,
+) -> Result<(), LogError> {
+    for row in rows {
+        let (entry, prev, hash) = convert::entry(row)?;
+        checker.entry(&entry, &prev, &hash)?;
+        match bodies {
+            Ok(bodies) => check_body(snapshot, checker, &entry, bodies).await?,
+            Err(error) => return Err(error.clone()),
+        }
+    }
+    Ok(())
+}
+
+async fn check_body<S: Session>(
+    session: &mut S,
+    checker: &mut Checker,
+    entry: &Entry,
+    bodies: &Bodies<S::Row>,
+) -> Result<(), LogError> {
     match entry.kind {
         EntryKind::Identity => check_identity(session, checker, entry).await,
-        EntryKind::Edit => check_edit(session, checker, entry).await,
+        EntryKind::Edit => check_edit(checker, entry, bodies),
         EntryKind::Compaction => check_compaction(session, checker, entry).await,
-        EntryKind::Base | EntryKind::Version => {
-            let version = version_rows(session, entry).await?;
-            checker.version(entry, &version)
-        }
+        EntryKind::Base | EntryKind::Version => checker.version(entry, &version_rows(entry, bodies)?),
     }
 }
 
@@ -55,14 +150,9 @@ async fn check_identity(session: &mut impl Session, checker: &mut Checker, entry
     checker.identity(entry, convert::identity(&row)?)
 }
 
-async fn check_edit(session: &mut impl Session, checker: &mut Checker, entry: &Entry) -> Result<(), LogError> {
-    let sql = "SELECT e.*, c.bytes FROM edits AS e LEFT JOIN contributions AS c ON c.seq = e.seq WHERE e.seq = ?";
-    let row = session
-        .first(sql, &[Bind::Number(bound(entry.seq))])
-        .await
-        .map_err(|error| reading("edits", entry_name(entry.seq), error))?
-        .ok_or_else(|| missing("edits", entry_name(entry.seq)))?;
-    let edit = convert::edit_body(&row)?;
+fn check_edit(checker: &mut Checker, entry: &Entry, bodies: &Bodies<impl Columns>) -> Result<(), LogError> {
+    let row = bodies.edits.get(&bound(entry.seq)).ok_or_else(|| missing("edits", entry_name(entry.seq)))?;
+    let edit = convert::edit_body(row)?;
     checker.edit(entry, &edit)?;
     let bytes = row.bytes("bytes").map_err(|why| LogError::damaged("contributions", edit_name(edit.id), why))?;
     if edit.contribution.is_some() && bytes.is_none() {
@@ -87,28 +177,16 @@ async fn check_compaction(session: &mut impl Session, checker: &mut Checker, ent
     checker.compaction(entry, &body, &edits)
 }
 
-async fn version_rows(session: &mut impl Session, entry: &Entry) -> Result<VersionRows, LogError> {
+fn version_rows(entry: &Entry, bodies: &Bodies<impl Columns>) -> Result<VersionRows, LogError> {
     let Some(number) = entry.version else {
         return Err(LogError::damaged("entries", entry_name(entry.seq), "it names no version"));
     };
-    let name = || version_name(number);
-    let binds = [Bind::Number(bound(number))];
-    let row = session
-        .first("SELECT * FROM versions WHERE number = ?", &binds)
-        .await
-        .map_err(|error| reading("versions", name(), error))?
-        .ok_or_else(|| missing("versions", name()))?;
-    let mut version = convert::version_rows(&row)?;
-    let changes = session
-        .all("SELECT * FROM version_changes WHERE version = ? ORDER BY position", &binds)
-        .await
-        .map_err(|error| reading("version_changes", name(), error))?;
+    let key = bound(number);
+    let row = bodies.versions.get(&key).ok_or_else(|| missing("versions", version_name(number)))?;
+    let mut version = convert::version_rows(row)?;
+    let changes = bodies.changes.get(&key).map_or(&[][..], Vec::as_slice);
     version.changes = changes.iter().map(convert::change_body).collect::<Result<_, _>>()?;
-    let answer = session
-        .first("SELECT * FROM idempotency WHERE version = ?", &binds)
-        .await
-        .map_err(|error| reading("idempotency", name(), error))?;
-    version.idempotency = answer.as_ref().map(convert::idempotency_body).transpose()?;
+    version.idempotency = bodies.answers.get(&key).map(convert::idempotency_body).transpose()?;
     Ok(version)
 }
 
@@ -179,10 +257,33 @@ fn missing(table: &'static str, row: String) -> LogError {
     LogError::damaged(table, row, "is missing")
 }
 
-/// A broken page is named by the row that was being read.
-fn reading(table: &'static str, row: String, error: LogError) -> LogError {
-    match error {
-        LogError::Damaged { why, .. } => LogError::damaged(table, row, why),
-        other => other,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Sized(Option<i64>);
+
+    impl Columns for Sized {
+        fn number(&self, name: &str) -> Result<Option<i64>, String> {
+            assert_eq!(name, "size");
+            Ok(self.0)
+        }
+
+        fn text(&self, name: &str) -> Result<Option<String>, String> {
+            Err(name.to_owned())
+        }
+
+        fn bytes(&self, name: &str) -> Result<Option<&[u8]>, String> {
+            Err(name.to_owned())
+        }
+    }
+
+    #[test]
+    fn a_portion_is_within_its_bytes_or_a_single_entry() {
+        let sizes = [Some(1), Some(BYTES - 1), Some(1), Some(3 * BYTES), Some(5), Some(6), None, Some(7)];
+        let rows = sizes.map(Sized);
+        let found: Vec<usize> = portions(&rows).iter().map(|portion| portion.len()).collect();
+        assert_eq!(found, [2, 1, 1, 2, 1, 1]);
+        assert_eq!(portions(&rows[..1]).len(), 1);
     }
 }

@@ -9,10 +9,11 @@ over_both_databases! {
     a_row_that_no_entry_leads_to_is_named,
     a_damaged_contribution_is_never_handed_out,
     a_log_cut_at_its_tail_is_a_valid_shorter_log,
+    what_is_read_together_is_named_alone,
 }
 
 use super::{Database, Fixture, answer, edit, over_both_databases, without_effect};
-use crate::edit_log::{LogError, NewVersion, Outcome, VersionKind, shared_by_replicas};
+use crate::edit_log::{LogError, NewEdit, NewVersion, Outcome, VersionKind, shared_by_replicas};
 
 /// Versions 0 to 3 over entries 1 to 8; returns the applied edits, oldest first.
 ///
@@ -181,6 +182,38 @@ async fn a_damaged_contribution_is_never_handed_out(database: &Database) {
     let error = fixture.log.contribution(ids[0]).await.unwrap_err();
     assert!(matches!(error, LogError::Damaged { table: "contributions", .. }), "{error}");
     fixture.log.contribution(ids[1]).await.unwrap();
+}
+
+/// Entries are read by the hundred, and what they head by so many bytes: more of both than at once.
+async fn what_is_read_together_is_named_alone(database: &Database) {
+    let fixture = Fixture::new(database).await;
+    let rejected = |i: usize| without_effect(&format!("prompt {i}"), Outcome::Rejected("no".into()));
+    fixture.log.record((0..300).map(rejected).collect()).await.unwrap();
+    let large = |i: u8| NewEdit { contribution: Some(vec![i; 3 << 20]), ..edit(&format!("large {i}")) };
+    let edits: Vec<NewEdit> = (0..5).map(large).collect();
+    let ids: Vec<Uuid> = edits.iter().map(|edit| edit.id).collect();
+    fixture.apply(edits).await;
+    fixture.log.record((300..600).map(rejected).collect()).await.unwrap();
+    assert_eq!(fixture.log.check_chain().await.unwrap(), 2 + 300 + 6 + 300);
+    // The last first: of several the first is named.
+    for (seq, table) in [(607, "edits"), (305, "contributions"), (303, "contributions"), (290, "edits")] {
+        match table {
+            "edits" => tamper(&fixture, &format!("UPDATE edits SET target = 'x' WHERE seq = {seq}")).await,
+            _ => tamper(&fixture, &format!("UPDATE contributions SET bytes = zeroblob(7) WHERE seq = {seq}")).await,
+        }
+        match fixture.log.check_chain().await {
+            Err(LogError::Damaged { table: found, row, .. }) => {
+                assert_eq!(found, table, "{row}");
+                if table == "contributions" {
+                    assert_eq!(row, format!("edit {}", ids[seq - 303]));
+                }
+            }
+            other => panic!("{seq}: {other:?}"),
+        }
+    }
+    tamper(&fixture, "DELETE FROM entries WHERE seq = 258").await;
+    let error = fixture.log.check_chain().await.unwrap_err();
+    assert!(matches!(&error, LogError::Damaged { table: "entries", row, .. } if row == "seq 258"), "{error}");
 }
 
 /// What the chain can not see, as its description says.
