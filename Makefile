@@ -22,7 +22,7 @@ model = $${AMEND_MODEL:-$$($(fetch))}
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check fmt openapi train eval compare bench bench-generation bench-editing bench-training \
-	bench-log bench-latency bench-sizes bench-overload bench-soak check-monitoring check-deploy deny fuzz model clean-data \
+	bench-log bench-latency bench-sizes bench-overload bench-soak check-monitoring check-deploy check-cuda deny fuzz model clean-data \
 	clean rust \
 	compiler nextest
 
@@ -46,6 +46,9 @@ check: rust compiler deny ## Check dependencies, format, lints and documentation
 
 deny: rust ## Check the dependencies: licences, duplicates, sources, vulnerabilities (deny.toml)
 	scripts/deny
+
+check-cuda: rust compiler ## Compile with the feature cuda, by an nvcc from PyPI; slow, and needs no GPU: make check-cuda [ARGS="--jobs 1"]
+	CARGO="$(CARGO)" scripts/check-cuda $(ARGS)
 
 fuzz: rust compiler ## Fuzz what reads bytes from outside: make fuzz [ARGS="--seconds 600 gguf"]
 	scripts/fuzz $(ARGS)
