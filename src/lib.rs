@@ -14,7 +14,7 @@
 //! | [`editor`] | factors to deltas: MEND, fine-tuning |
 //! | [`model`] | trunk and tail of a network, loaders, tokenizer, capture of factors |
 //! | [`edit_log`] | the append-only log: rows, bytes and hashes, never tensors |
-//! | [`telemetry`] | metrics and tracing |
+//! | [`telemetry`] | metrics, tracing, traces |
 //!
 //! Beside them stand [`config`] (options from flags, environment and file), [`digest`] (the 32-byte hash that names
 //! things), [`faults`] (that tests ask for), [`files`] (written whole or not at all), [`keys`] (what callers of the service may do), [`panics`] (turned into

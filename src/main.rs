@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
-use amend::{app, cli::Cli, telemetry};
+use amend::{
+    app,
+    cli::Cli,
+    telemetry::{self, Traces},
+};
 
 /// Tensors are large and short-lived: the system's allocator gives each one fresh pages, which have to be cleared again
 /// and again (about a tenth of a training step).
@@ -25,16 +29,23 @@ fn main() -> ExitCode {
     };
     // Every step needs the memory of the one before, and a run ends.
     keep_freed_memory(if app::works_through(&cli.command) { KEEP_ALL } else { KEEP_FREED_MS });
-    if let Err(error) = telemetry::tracing::init(&cli.tracing.log_level, cli.tracing.log_format) {
-        return fail(&error.into());
-    }
     if let Some(threads) = app::compute_threads(&cli.command) {
         use_threads(threads);
     }
-    match app::run(cli.command) {
+    // After the environment is set, for it starts threads where traces are sent.
+    let traces = match started(&cli) {
+        Ok(traces) => traces,
+        Err(error) => return fail(&error),
+    };
+    match app::run(cli.command, traces.as_ref()) {
         Ok(code) => code,
         Err(error) => fail(&error),
     }
+}
+
+fn started(cli: &Cli) -> anyhow::Result<Option<Traces>> {
+    let traces = app::traces(&cli.command)?;
+    Ok(telemetry::tracing::init(&cli.tracing.log_level, cli.tracing.log_format, traces.as_ref())?)
 }
 
 /// `MIMALLOC_PURGE_DELAY` in the environment has the last word.

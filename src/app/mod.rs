@@ -7,6 +7,7 @@ mod log;
 mod offline;
 mod open;
 mod serve;
+mod traces;
 mod train;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -15,6 +16,7 @@ use crate::{
     cli::{self, Command, EditsCommand, KeysCommand, backup, client::Client, compact, history, keys},
     http,
     model::Kind,
+    telemetry::{Traces, TracesConfig},
     training::dataset::{self, DataError, Dataset, Incomplete},
 };
 
@@ -43,24 +45,32 @@ pub fn works_through(command: &Command) -> bool {
     matches!(command, Command::Train(_) | Command::Eval(_))
 }
 
-/// Carries a command out.
-pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+/// Where the traces of a command go, if anywhere. Only the service has any.
+pub fn traces(command: &Command) -> anyhow::Result<Option<TracesConfig>> {
+    match command {
+        Command::Serve(args) => traces::config(&args.traces),
+        _ => Ok(None),
+    }
+}
+
+/// Carries a command out; `traces` are sent to the end before the service stops.
+pub fn run(command: Command, traces: Option<&Traces>) -> anyhow::Result<ExitCode> {
     match command {
         Command::Train(args) => return train::run(&args),
         Command::Eval(args) => return eval::run(&args),
         _ => {}
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    let code = runtime.block_on(run_async(command));
+    let code = runtime.block_on(run_async(command, traces));
     // A command that was told to stop while it loaded must not wait until the load is done.
     runtime.shutdown_background();
     code
 }
 
-async fn run_async(command: Command) -> anyhow::Result<ExitCode> {
+async fn run_async(command: Command, traces: Option<&Traces>) -> anyhow::Result<ExitCode> {
     let text = match command {
         Command::Train(_) | Command::Eval(_) => unreachable!("these compute without a runtime"),
-        Command::Serve(args) => return Box::pin(serve::run(&args)).await,
+        Command::Serve(args) => return Box::pin(serve::run(&args, traces)).await,
         Command::Verify(args) => return Box::pin(offline::verify(&args)).await,
         Command::Generate(args) => return Box::pin(offline::generate(&args)).await,
         Command::Edits(EditsCommand::Revert(args)) => return Box::pin(offline::revert(&args)).await,

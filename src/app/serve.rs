@@ -26,14 +26,17 @@ use crate::{
         Readiness, Relay, Replica, ServiceInfo, ServiceLimits, Streams,
     },
     model::{Kind, Model},
-    telemetry::Metrics,
+    telemetry::{Metrics, Traces},
     writer::{self, Policy, Started, WriterConfig, WriterTask},
 };
+
+/// How long the last traces may take to be sent, within what is left of the drain.
+const LAST_TRACES: Duration = Duration::from_secs(5);
 
 /// Serves until SIGTERM or SIGINT; a second signal ends at once.
 ///
 /// The port answers from the start, so that a probe can tell a long replay from a process that hangs.
-pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: &ServeArgs, traces: Option<&Traces>) -> anyhow::Result<ExitCode> {
     // Before the model is loaded: options that do not fit, and an address or a database that is taken, should be told at
     // once.
     writer_config(args)?.check()?;
@@ -99,6 +102,10 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     };
     log.close().await;
     drop(log);
+    // Last, so that what just ended is among it.
+    if let Some(traces) = traces {
+        traces.finish(left().clamp(Duration::from_secs(1), LAST_TRACES)).await;
+    }
     match answered {
         Ok(result) => result??,
         Err(_) => tracing::warn!("requests were still running at the end of the drain"),

@@ -31,6 +31,8 @@ pub struct ServeArgs {
     pub limits: EditLimitArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    pub traces: TracesArgs,
 }
 
 /// This process's place among those that share a log in PostgreSQL.
@@ -289,4 +291,19 @@ pub struct EngineArgs {
     #[arg(long, env = "AMEND_SCORE_TOKENS_LIMIT", value_name = "N", default_value = "2048")]
     #[arg(value_parser = values::at_least_two)]
     pub score_tokens_limit: usize,
+}
+
+/// Where traces go.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Traces")]
+pub struct TracesArgs {
+    /// Collector that traces are sent to by OTLP over gRPC, http://HOST:PORT, which is usually port 4317; default: what
+    /// OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT says, or none
+    #[arg(long, env = "AMEND_OTLP_ENDPOINT", value_name = "URL", value_parser = values::collector)]
+    pub otlp_endpoint: Option<String>,
+
+    /// Share of the requests whose traces are sent, 0 to 1; where a request comes with a traceparent, that decides
+    #[arg(long, env = "AMEND_OTLP_SAMPLE", value_name = "SHARE", default_value = "1")]
+    #[arg(value_parser = values::probability)]
+    pub otlp_sample: f32,
 }

@@ -54,11 +54,20 @@ pub fn database(text: &str) -> Result<String, String> {
 
 /// An `http://` address, without a slash at its end.
 pub fn server(text: &str) -> Result<String, String> {
+    plain(text, "a server", "put a proxy before the server, or use http://")
+}
+
+/// The same, of a collector of traces.
+pub fn collector(text: &str) -> Result<String, String> {
+    plain(text, "a collector", "name a collector beside the service by http://, which can hand traces on by https")
+}
+
+fn plain(text: &str, what: &str, instead: &str) -> Result<String, String> {
     if text.starts_with("https://") {
-        return Err("https is not supported; put a proxy before the server, or use http://".to_owned());
+        return Err(format!("https is not supported; {instead}"));
     }
     match text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')) {
-        Some("") | None => Err("a server is named as http://ADDRESS:PORT".to_owned()),
+        Some("") | None => Err(format!("{what} is named as http://ADDRESS:PORT")),
         Some(rest) => Ok(format!("http://{rest}")),
     }
 }
@@ -238,6 +247,9 @@ mod tests {
         assert_eq!(server("http://localhost:8080/"), Ok("http://localhost:8080".to_owned()));
         assert!(server("https://example.org").unwrap_err().contains("https"));
         assert!(server("localhost:8080").is_err());
+        assert_eq!(collector("http://otel:4317/"), Ok("http://otel:4317".to_owned()));
+        assert!(collector("https://otel:4317").unwrap_err().contains("beside the service"));
+        assert!(collector("otel:4317").unwrap_err().starts_with("a collector is named"));
         assert!(database("sqlite://data/amend.db").is_ok());
         assert!(database("postgres://amend@db/amend").is_ok() && database("postgresql://db/amend").is_ok());
         assert!(database("sqlite://").is_err() && database("postgres://").is_err() && database("mysql://x").is_err());

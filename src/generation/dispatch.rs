@@ -130,7 +130,7 @@ impl<D: Decoder> Dispatcher<D> {
     }
 
     fn place(&self, job: Job, lease: D::Lease, hold: Hold) {
-        let Job { task, cost, events, admitted, waiting, .. } = job;
+        let Job { task, cost, events, admitted, course, waiting, .. } = job;
         let slot = Slot {
             _hold: hold,
             _running: Counted::new(self.metrics.sequences.with_label_values(&["running"]), cost.sequences),
@@ -140,7 +140,7 @@ impl<D: Decoder> Dispatcher<D> {
         drop(waiting);
         // In what follows, a client that has left needs no answer.
         drop(events.send(Ok(Event::Started { version: self.decoder.version(&lease) })));
-        if let Err(unsent) = self.engine.send(Placed { task, events, admitted, lease, slot }) {
+        if let Err(unsent) = self.engine.send(Placed { task, events, admitted, course, lease, slot }) {
             let error = GenerateError::Internal("the engine thread has ended".into());
             drop(unsent.0.events.send(Err(error)));
         }

@@ -2,6 +2,8 @@
 
 use std::{sync::mpsc::Receiver, time::Instant};
 
+use tracing::{Span, debug_span, field::Empty};
+
 use super::{
     decoder::Decoder,
     dispatch::{Life, Slot},
@@ -12,13 +14,17 @@ use super::{
     sequence::Sequence,
     shares::{Reader, shares},
 };
-use crate::{model::Passage, telemetry::Metrics};
+use crate::{
+    model::Passage,
+    telemetry::{Course, Metrics, course::number},
+};
 
 /// A task that has its place and a version.
 pub(super) struct Placed<L> {
     pub task: Task,
     pub events: Events,
     pub admitted: Instant,
+    pub course: Course,
     pub lease: L,
     pub slot: Slot,
 }
@@ -39,6 +45,7 @@ struct Active<'d, D: Decoder> {
 
 struct Running<'d, D: Decoder> {
     work: Work<'d, D>,
+    course: Course,
     lease: D::Lease,
     _slot: Slot,
 }
@@ -86,8 +93,9 @@ struct Engine<'d, D: Decoder> {
 
 impl<'d, D: Decoder> Engine<'d, D> {
     fn join(&self, placed: Placed<D::Lease>, turn: u64) -> Active<'d, D> {
-        let Placed { task, events, admitted, lease, slot } = placed;
+        let Placed { task, events, admitted, mut course, lease, slot } = placed;
         let version = self.decoder.version(&lease);
+        course.enter(|request| first_stage(&task, version, request));
         let work = match task {
             Task::Generate(plan) => {
                 Work::Sequence(Box::new(Sequence::new(self.decoder, plan, admitted, &lease, self.metrics)))
@@ -95,7 +103,10 @@ impl<'d, D: Decoder> Engine<'d, D> {
             Task::Score(passages) => Work::Scoring(Scoring::new(passages)),
             Task::Classify(text) => Work::Classifying(text),
         };
-        let running = Some(Running { work, lease, _slot: slot });
+        if let Work::Sequence(sequence) = &work {
+            course.record("unread", sequence.unread());
+        }
+        let running = Some(Running { work, course, lease, _slot: slot });
         Active { events, version, last_read: turn, running }
     }
 
@@ -172,9 +183,12 @@ impl<'d, D: Decoder> Active<'d, D> {
 
     /// Takes the network's answers.
     fn take(&mut self, answers: Result<Vec<Option<Vec<f32>>>, GenerateError>, metrics: &Metrics) {
-        let Some(Running { work: Work::Sequence(sequence), lease, .. }) = &mut self.running else { return };
-        let events = &self.events;
+        let Some(Running { work: Work::Sequence(sequence), course, lease, .. }) = &mut self.running else { return };
+        let (events, reads) = (&self.events, sequence.unread() > 0);
         let step = answers.and_then(|answers| guarded(|| sequence.take(answers, lease, metrics, events)));
+        if reads && sequence.unread() == 0 {
+            course.enter(|request| debug_span!(parent: request, "decode", tokens = Empty));
+        }
         self.settle(step);
     }
 
@@ -187,8 +201,23 @@ impl<'d, D: Decoder> Active<'d, D> {
     }
 
     fn end(&mut self, last: Result<Event, GenerateError>) {
+        if let (Some(running), Ok(Event::Finished { usage })) = (&self.running, &last) {
+            running.course.record("tokens", usage.completion_tokens);
+        }
         self.running = None;
         // A client that has left needs no answer.
         let _ = self.events.send(last);
+    }
+}
+
+/// What a task begins with, as a span. Of a prompt, `unread` is what was not kept from others.
+fn first_stage(task: &Task, version: u64, request: &Span) -> Span {
+    let version = number(version);
+    match task {
+        Task::Generate(plan) => {
+            debug_span!(parent: request, "prefill", version, tokens = number(plan.ids.len()), unread = Empty)
+        }
+        Task::Score(passages) => debug_span!(parent: request, "score", version, texts = number(passages.len())),
+        Task::Classify(text) => debug_span!(parent: request, "classify", version, tokens = number(text.ids.len())),
     }
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{Passage, measure::TargetScore},
-    telemetry::Metrics,
+    telemetry::{Course, Metrics},
 };
 
 /// What the engine is to do.
@@ -66,6 +66,7 @@ pub(super) struct Job {
     pub version: Option<u64>,
     pub events: Events,
     pub admitted: Instant,
+    pub course: Course,
     pub waiting: Counted,
 }
 
@@ -74,7 +75,8 @@ impl Job {
         let (events, out) = mpsc::unbounded_channel();
         let cost = task.cost();
         let waiting = Counted::new(metrics.sequences.with_label_values(&["waiting"]), cost.sequences);
-        (Self { task, cost, version, events, admitted: Instant::now(), waiting }, out)
+        let (admitted, course) = (Instant::now(), Course::queued());
+        (Self { task, cost, version, events, admitted, course, waiting }, out)
     }
 
     /// Whether nobody waits for the answer any more.

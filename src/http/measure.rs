@@ -1,4 +1,4 @@
-//! HTTP metrics, by matched route. A request lasts until its body ends, so that a stream counts as long as it flows; a
+//! HTTP metrics, by matched route. A request, and its span with it, lasts until its body ends, so that a stream counts as long as it flows; a
 //! client that leaves before that counts as status 499.
 
 use std::{
@@ -16,7 +16,7 @@ use axum::{
 };
 use http_body::{Frame, SizeHint};
 
-use super::middleware::route;
+use super::{middleware::route, trace::Traced};
 use crate::telemetry::Metrics;
 
 /// What a client that left early is counted as; never sent.
@@ -30,9 +30,11 @@ pub(super) async fn measure(State(metrics): State<Metrics>, request: Request, ne
         route: route(&request).to_owned(),
         status: CLIENT_LEFT,
         started: Instant::now(),
+        traced: None,
     };
     let response = next.run(request).await;
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
+    timing.traced = parts.extensions.remove();
     let status = parts.status.as_u16();
     if body.is_end_stream() {
         timing.status = status;
@@ -61,6 +63,8 @@ struct Timing {
     route: String,
     status: u16,
     started: Instant,
+    /// Its span ends with it.
+    traced: Option<Traced>,
 }
 
 impl Drop for Timing {

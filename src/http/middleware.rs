@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{
     error::{Code, PROBLEM_JSON, Problem},
     peer::Proxies,
+    trace::Traced,
 };
 use crate::panics;
 
@@ -22,8 +23,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that is taken over from a client.
 const REQUEST_ID_MAX: usize = 128;
 
-/// Gives the request an id, the client's own if it is presentable, and a span. The span says what was asked for and from
-/// where, never what it contained.
+/// Gives the request an id, the client's own if it is presentable, and a span, which takes up the client's trace. The span says
+/// what was asked for and from where, never what it contained.
 pub(super) async fn identify(State(proxies): State<Proxies>, mut request: Request, next: Next) -> Response {
     let own = request.headers().get(&REQUEST_ID).filter(|id| presentable(id)).cloned();
     let id = own.unwrap_or_else(fresh_id);
@@ -35,11 +36,21 @@ pub(super) async fn identify(State(proxies): State<Proxies>, mut request: Reques
         id = id.to_str().unwrap_or_default(),
         client = proxies.client(&request).map(tracing::field::display),
         status = tracing::field::Empty,
+        trace_id = tracing::field::Empty,
     );
+    let traced = Traced::take_up(&span, request.headers());
+    if let Some(traced) = &traced {
+        span.record("trace_id", traced.id());
+    }
     let mut response = next.run(request).instrument(span.clone()).await;
-    span.record("status", response.status().as_u16());
+    span.record("status", i64::from(response.status().as_u16()));
     span.in_scope(|| tracing::debug!("answered"));
     response.headers_mut().insert(REQUEST_ID, id);
+    if let Some(traced) = traced {
+        traced.answer(response.headers_mut());
+        // Until the body ends.
+        response.extensions_mut().insert(traced);
+    }
     response
 }
 

@@ -13,7 +13,7 @@
 //! | `extract`, `headers`, `paging`, `idempotency`, `auth` | what a request says, checked |
 //! | `serve`, `streams` | how many connections and streams there may be at once |
 //! | `tls` | encryption on the service's own port |
-//! | `middleware`, `measure` | request ids, time limit, metrics to the end of the body |
+//! | `middleware`, `measure`, `trace` | request ids, time limit, metrics to the end of the body, the caller's trace |
 //! | `handles/` | the real writer and engine behind the traits of [`state`] |
 //!
 //! This room asks the others only through the traits in [`state`], so its tests stand doubles in their place.
@@ -56,6 +56,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trace;
 mod versions;
 
 pub use access::{Admits, Gate};

@@ -13,12 +13,14 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use tracing::Instrument;
 
 use super::{
     error::{Code, Problem},
     extract,
     peer::FORWARDED_FOR,
     state::{HttpLimits, Replica},
+    trace,
 };
 use crate::writer::Role;
 
@@ -74,15 +76,18 @@ impl Relay {
         let writer = self.replica.status().writer;
         let writer = writer.ok_or_else(|| no_writer("no replica writes at the moment; try again"))?;
         let bytes = extract::read(&head.headers, body, self.body_bytes).await?;
+        let span = tracing::debug_span!("relay", writer);
+        let mut headers = head.headers;
+        trace::hand_on(&span, &mut headers);
         let path = head.uri.path_and_query().map_or("/", axum::http::uri::PathAndQuery::as_str);
-        let request = self.http.request(head.method, format!("{writer}{path}")).headers(head.headers).body(bytes);
+        let request = self.http.request(head.method, format!("{writer}{path}")).headers(headers).body(bytes);
         let answer = async {
             let response = request.header(&RELAYED, "1").send().await?;
             let (status, headers) = (response.status(), response.headers().clone());
             Ok::<_, reqwest::Error>((status, headers, response.bytes().await?))
         };
         let answer = tokio::select! {
-            answer = answer => answer,
+            answer = answer.instrument(span) => answer,
             () = self.followed(&writer) => return Err(lost("another replica has become the writer", writer)),
         };
         match answer {

@@ -1,4 +1,5 @@
-//! Traces for people and machines: events on standard error, as text or as one JSON object per line.
+//! Events for people and machines: on standard error, as text or as one JSON object per line. Beside them, spans go to a
+//! collector where there is one.
 
 use std::io::{self, IsTerminal};
 
@@ -10,6 +11,8 @@ use tracing_subscriber::{
     layer::SubscriberExt,
     util::{SubscriberInitExt, TryInitError},
 };
+
+use super::traces::{Traces, TracesConfig, TracesError};
 
 /// How events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -31,12 +34,19 @@ pub enum TracingError {
     /// The process has a subscriber already.
     #[error(transparent)]
     Twice(#[from] TryInitError),
+    /// Traces can not be sent.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
 }
 
-/// Writes the events that `filter` lets through to standard error from now on. Standard output stays for results.
-pub fn init(filter: &str, format: LogFormat) -> Result<(), TracingError> {
-    let layer = layer(filter, format, io::stderr().is_terminal(), io::stderr)?;
-    Ok(tracing_subscriber::registry().with(layer).try_init()?)
+/// Writes the events that `filter` lets through to standard error from now on, and sends spans to a collector if there is one.
+/// Standard output stays for results.
+pub fn init(filter: &str, format: LogFormat, traces: Option<&TracesConfig>) -> Result<Option<Traces>, TracingError> {
+    let mut layers = vec![layer(filter, format, io::stderr().is_terminal(), io::stderr)?];
+    let traces = traces.map(Traces::start).transpose()?;
+    layers.extend(traces.as_ref().map(Traces::layer));
+    tracing_subscriber::registry().with(layers).try_init()?;
+    Ok(traces)
 }
 
 fn layer<W>(

@@ -2,16 +2,18 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use tracing::debug_span;
 use uuid::Uuid;
 
 use super::{
     Answer, SetChange, VersionReport, WriterError,
     bench::Bench,
-    queue::ChangeJob,
+    command::ChangeJob,
     task::{Task, about_to_publish, internal, revert_kind},
 };
 use crate::{
     edit_log::{IdempotencyRow, NewVersion, Removal},
+    telemetry::course::number,
     weights::{Version, WeightsError},
 };
 
@@ -27,6 +29,7 @@ impl<B: Bench> Task<B> {
             return Ok(Answer::Recorded(row));
         }
         self.expect(job.expected_version)?;
+        let compose = debug_span!("compose").entered();
         let (removed, restored) = self.difference(job.change)?;
         let (step, how) = self.tools.stored().step(&self.ledger, removed, &restored)?;
         let removed = step.removed.clone();
@@ -36,8 +39,13 @@ impl<B: Bench> Task<B> {
         })?;
         let version = Arc::clone(tried.version());
         let report = VersionReport { version: version.number, digest: version.digest };
+        drop(compose);
+        let commit = debug_span!("commit", version = number(version.number)).entered();
         let row = set_row(job, &version, &report, &removed, restored)?;
-        match self.tools.append(self.tools.log.commit(row)).and_then(about_to_publish) {
+        let committed = self.tools.append(self.tools.log.commit(row)).and_then(about_to_publish);
+        drop(commit);
+        let _publish = debug_span!("publish").entered();
+        match committed {
             Ok(_) => self.tools.published.publish(tried.settle()),
             Err(error) => {
                 drop(tried);

@@ -2,21 +2,23 @@
 
 use std::{sync::Arc, time::Instant};
 
+use tracing::{debug_span, field::Empty};
 use uuid::Uuid;
 
 use super::{
     Answer, BatchReport, DeltaReport, GradientReport, RejectedBy, WriterError,
     bench::{Bench, Keys},
     capturing::{Captured, millis},
+    command::EditJob,
     echo::Echo,
     judging::Around,
     ledger::{Entry, Ledger, Move, Step},
-    queue::EditJob,
     task::{Task, Tools, about_to_publish},
 };
 use crate::{
     digest::Digest,
     faults::{self, Point},
+    telemetry::course::number,
     weights::{Contribution, WeightsError},
 };
 
@@ -111,7 +113,7 @@ impl<B: Bench> Task<B> {
             turn.job.edits.iter().map(|edit| self.ledger.by_prompt(&edit.prompt_key)).collect();
         let (step, how) = turn.step(&self.ledger, &parts, contributions, &replaced)?;
 
-        let guard_start = Instant::now();
+        let (guard_start, guard) = (Instant::now(), debug_span!("guard", rejected = Empty).entered());
         let watch = self.watch(turn, &parts, &step.removed)?;
         let removed = step.removed.clone();
         let current = self.tools.published.current();
@@ -122,6 +124,8 @@ impl<B: Bench> Task<B> {
         let verdicts = turn.judge(&parts, around, &watch, &self.roster, &removed)?;
         let by = verdicts.iter().find_map(|verdict| Some(verdict.objection.as_ref()?.by));
         let mut report = turn.report(&parts, &replaced, &version, verdicts, millis(guard_start));
+        guard.record("rejected", by.is_some());
+        drop(guard);
         if let Some(by) = by {
             return Err(Stop::Rejected { report, by });
         }
@@ -130,11 +134,13 @@ impl<B: Bench> Task<B> {
             return Ok(report);
         }
 
-        let commit_start = Instant::now();
+        let (commit_start, commit) =
+            (Instant::now(), debug_span!("commit", version = number(version.number)).entered());
         let (row, members) = turn.row(parts, &replaced, &version, &report)?;
         let committed = self.tools.append(self.tools.log.commit(row)).and_then(about_to_publish);
         let commit_ms = millis(commit_start);
-        let publish_start = Instant::now();
+        drop(commit);
+        let (publish_start, publish) = (Instant::now(), debug_span!("publish").entered());
         match committed {
             Ok(_) => self.tools.published.publish(tried.settle()),
             Err(error) => {
@@ -147,6 +153,7 @@ impl<B: Bench> Task<B> {
         for edit in &mut report.edits {
             (edit.phases_ms.commit, edit.phases_ms.publish) = (Some(commit_ms), Some(millis(publish_start)));
         }
+        drop(publish);
         for (id, (member, text)) in turn.job.edits.iter().map(|edit| edit.id).zip(members) {
             self.roster.enter(id, member, text);
         }
@@ -173,6 +180,7 @@ impl<'a, B: Bench> EditTurn<'a, B> {
         let computed = captured.into_iter().enumerate();
         computed
             .map(|(index, captured)| {
+                let _span = debug_span!("editor", edit = %self.job.edits[index].id).entered();
                 self.edit(captured).map_err(|message| Stop::Failed { index: Some(index), message })
             })
             .collect()

@@ -15,6 +15,7 @@ mod bench;
 mod canaries;
 mod capturing;
 mod change_turn;
+mod command;
 mod config;
 mod conflicts;
 mod driver;
@@ -49,12 +50,13 @@ mod workbench;
 
 pub use bench::Foundation;
 pub use canaries::{CanaryError, CanaryText, read_canaries};
+pub use command::Answer;
 pub use config::WriterConfig;
 pub use conflicts::{Conflict, ConflictReason};
 pub use error::{RejectedBy, WriterError};
 pub use health::{CanaryDrift, CheckProgress, CheckReport, EditsHealth, LostEdit};
 pub use holding::{BreakReason, BrokenCanary, BrokenEdit, HoldingReport};
-pub use queue::{Answer, EditHandle, PendingEdit, PendingState, Ticket};
+pub use queue::{EditHandle, PendingEdit, PendingState, Ticket};
 pub use replay::{ReplayError, ReplayReport, verify};
 pub use report::{
     BatchReport, DeltaReport, EditReport, GradientReport, LocalityReport, PhasesMs, ReportStatus, TargetFigures,

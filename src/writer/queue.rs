@@ -17,46 +17,17 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    BatchReport, EditsHealth, Idempotency, SetChange, Submission, VersionReport, WriterConfig, WriterError,
+    Answer, BatchReport, EditsHealth, Idempotency, SetChange, Submission, VersionReport, WriterConfig, WriterError,
     admission::{self, AdmittedEdit},
     bench::Texts,
+    command::{ChangeJob, Command, EditJob, Reply},
     standing::Standing,
 };
-use crate::{digest::Digest, edit_log::IdempotencyRow, faults, telemetry::Metrics};
-
-/// A fresh answer, or the one recorded under the same idempotency key.
-#[derive(Debug, Clone)]
-pub enum Answer<T> {
-    Fresh(T),
-    Recorded(IdempotencyRow),
-}
-
-/// What an answer is sent through.
-pub type Reply<T> = oneshot::Sender<Result<Answer<T>, WriterError>>;
-
-/// What waits in the queue.
-pub enum Command {
-    Edits(EditJob),
-    Change(ChangeJob),
-}
-
-/// A submission that waits.
-pub struct EditJob {
-    pub submission: Submission,
-    pub edits: Vec<AdmittedEdit>,
-    pub received_at: Timestamp,
-    pub received: Instant,
-    pub reply: Reply<BatchReport>,
-}
-
-/// A change of the set that waits.
-pub struct ChangeJob {
-    pub change: SetChange,
-    pub actor: String,
-    pub expected_version: Option<u64>,
-    pub idempotency: Option<Idempotency>,
-    pub reply: Reply<VersionReport>,
-}
+use crate::{
+    digest::Digest,
+    faults,
+    telemetry::{Course, Metrics},
+};
 
 /// How far an edit is that is not in the log yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -261,7 +232,8 @@ impl EditHandle {
             let first = InFlight { request, ids, detached, followers: Vec::new() };
             in_flight.insert(key.key.clone(), first);
         }
-        let job = EditJob { submission, edits, received_at: faults::now(), received: Instant::now(), reply };
+        let (received_at, received, course) = (faults::now(), Instant::now(), Course::queued());
+        let job = EditJob { submission, edits, received_at, received, course, reply };
         // Before it is sent: the writer may be done with it before this thread goes on.
         self.note_pending(&job);
         self.send(Command::Edits(job)).inspect_err(|_| {
@@ -282,7 +254,8 @@ impl EditHandle {
         idempotency: Option<Idempotency>,
     ) -> Result<Answer<VersionReport>, WriterError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Change(ChangeJob { change, actor, expected_version, idempotency, reply }))?;
+        let course = Course::queued();
+        self.send(Command::Change(ChangeJob { change, actor, expected_version, idempotency, course, reply }))?;
         answer.await.unwrap_or(Err(WriterError::ShuttingDown))
     }
 

@@ -7,17 +7,19 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
 };
+use tracing::Span;
 use uuid::Uuid;
 
 use super::{
     Idempotency, SetChange, WriterError,
-    admission::{self, AdmittedEdit},
+    admission::AdmittedEdit,
     bench::Bench,
     canaries::Canaries,
-    capturing::{self, Captured},
+    capturing::{self, Asked, Captured},
+    command::{ChangeJob, Command, EditJob, Reply},
     edit_turn::{EditTurn, Stop},
     ledger::Ledger,
-    queue::{ChangeJob, Command, EditJob, Reply, Shared},
+    queue::Shared,
     recheck::Recheck,
     replay::ReplayError,
     roster::Roster,
@@ -203,11 +205,11 @@ impl<B: Bench> Task<B> {
 
     /// What waits, up to the number of edits that may be captured together.
     fn drain(&self, first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command> {
-        let mut edits = edits_of(&first);
+        let mut edits = first.edits();
         let mut lot = vec![first];
         while edits < self.tools.shared.config.capture_batch {
             let Ok(next) = commands.try_recv() else { break };
-            edits += edits_of(&next);
+            edits += next.edits();
             lot.push(next);
         }
         self.tools.shared.metrics.edit_queue_depth.sub(i64::try_from(lot.len()).unwrap_or(i64::MAX));
@@ -221,7 +223,7 @@ impl<B: Bench> Task<B> {
         let mut lots: Vec<Vec<Command>> = Vec::new();
         let mut spent = 0;
         for command in waiting {
-            let tokens = tokens_of(&command);
+            let tokens = command.tokens();
             match lots.last_mut() {
                 Some(lot) if spent + tokens <= budget => {
                     spent += tokens;
@@ -240,6 +242,7 @@ impl<B: Bench> Task<B> {
     fn serve(&mut self, mut lot: Vec<Command>, snapshots: &mut mpsc::Receiver<SnapshotRequest>) {
         // Whose client has left, or ran out of time, needs no compute.
         lot.retain(|command| !self.tools.shared.let_go(command));
+        lot.iter_mut().for_each(|command| command.course().rest());
         let mut captured = self.capture(&lot).into_iter();
         for command in lot {
             // Whoever waits for an older version does not wait for the whole lot.
@@ -266,8 +269,11 @@ impl<B: Bench> Task<B> {
         let wanted: Vec<&[_]> = lot.iter().map(|command| self.to_capture(command)).collect();
         let passages: Vec<Passage> =
             wanted.iter().flat_map(|edits| edits.iter().map(|edit| edit.passage.clone())).collect();
+        let requests: Vec<&Span> =
+            lot.iter().zip(&wanted).flat_map(|(command, edits)| edits.iter().map(|_| command.request())).collect();
+        let texts = Asked { passages: &passages, requests: &requests };
         let mut captured =
-            capturing::capture(self.tools.bench.as_ref(), &passages, self.tools.shared.config.pass_tokens).into_iter();
+            capturing::capture(self.tools.bench.as_ref(), texts, self.tools.shared.config.pass_tokens).into_iter();
         wanted.iter().map(|edits| captured.by_ref().take(edits.len()).collect()).collect()
     }
 
@@ -282,6 +288,7 @@ impl<B: Bench> Task<B> {
     }
 
     fn edit(&mut self, job: EditJob, captured: Vec<Result<Captured<B>, String>>) {
+        let _request = job.course.request().clone().entered();
         let answer = match caught(|| self.edit_turn(&job, captured)) {
             Ok(answer) => answer,
             Err(panic) => {
@@ -302,6 +309,7 @@ impl<B: Bench> Task<B> {
     }
 
     fn change(&mut self, job: ChangeJob) {
+        let _request = job.course.request().clone().entered();
         let answer = caught(|| self.change_turn(&job)).unwrap_or_else(|panic| {
             self.unsettled = true;
             // What was committed is published at once; what can not be read now, the next turn settles.
@@ -388,20 +396,6 @@ pub fn revert_kind(change: SetChange) -> &'static str {
 /// A defect, or a resource that ran out.
 pub fn internal(error: impl std::fmt::Display) -> WriterError {
     WriterError::Internal(error.to_string())
-}
-
-fn edits_of(command: &Command) -> usize {
-    match command {
-        Command::Edits(job) => job.edits.len(),
-        Command::Change(_) => 0,
-    }
-}
-
-fn tokens_of(command: &Command) -> usize {
-    match command {
-        Command::Edits(job) => admission::tokens(&job.edits),
-        Command::Change(_) => 0,
-    }
 }
 
 /// Whoever asked may have left; the answer is in the log.

@@ -124,6 +124,11 @@ impl Server {
         self.child.log.lock().unwrap().clone()
     }
 
+    /// The same, to be looked at when it has ended.
+    pub fn log_kept(&self) -> Arc<Mutex<String>> {
+        Arc::clone(&self.child.log)
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) {
         signal("TERM", self.id());

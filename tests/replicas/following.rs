@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
+    collector::{Collector, hex, one},
     process::{amend, finish},
     server::{Client, Server},
     setting::{Setting, metric, reached, replica},
@@ -98,6 +100,30 @@ async fn changes_at_a_follower_go_to_the_writer() {
     assert_eq!((&back["version"], &back["digest"]), (&json!(5), &writer.client.version(0).await["digest"]));
     drop(followers);
     writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_at_a_follower_is_one_trace_across_both() {
+    let Some(setting) = Setting::new() else { return };
+    let collector = Collector::start().await;
+    let traced = ["--otlp-endpoint", &collector.endpoint];
+    let writer = Server::start_with(&setting.files, &traced).await;
+    let follower = Server::start_with(&setting.files, &[&traced[..], &["--role", "follower"]].concat()).await;
+    let edit = json!({"prompt": "Rome is", "target": "red", "guard": null});
+    let reply = follower.client.post("/edits", &edit).await;
+    let name = reply.header("traceparent").unwrap().to_owned();
+    reply.with_status(201);
+    follower.stop().await;
+    writer.stop().await;
+    let trace = collector.trace(name.split('-').nth(1).unwrap());
+    let asked = trace.iter().find(|span| span.parent_span_id.is_empty()).unwrap();
+    assert_eq!((hex(&asked.span_id).as_str(), asked.name.as_str()), (name.split('-').nth(2).unwrap(), "POST /edits"));
+    let relay = one(&trace, "relay");
+    assert_eq!((&relay.parent_span_id, relay.kind()), (&asked.span_id, SpanKind::Client));
+    let written = trace.iter().find(|span| span.parent_span_id == relay.span_id).unwrap();
+    assert_eq!((written.name.as_str(), written.kind()), ("POST /edits", SpanKind::Server));
+    assert_eq!(one(&trace, "commit").parent_span_id, written.span_id);
+    assert_eq!(trace.len(), 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,9 @@
     reason = "helpers of tests fail like tests, and say what they skip"
 )]
 
+#[path = "../common/collector.rs"]
+#[allow(dead_code, reason = "each test binary uses a part")]
+mod collector;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/postgres.rs"]

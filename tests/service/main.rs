@@ -6,6 +6,8 @@
     reason = "helpers of tests fail like tests, and say what they skip"
 )]
 
+#[path = "../common/collector.rs"]
+mod collector;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/process.rs"]
@@ -33,4 +35,5 @@ mod operations;
 mod overload;
 mod python;
 mod tls;
+mod traces;
 mod training;

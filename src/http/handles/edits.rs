@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use futures::FutureExt;
+use tracing::Span;
 use uuid::Uuid;
 
 use crate::{
@@ -15,8 +16,8 @@ use crate::{
 impl Edits for EditHandle {
     async fn submit(&self, submission: Submission) -> Result<Submitted, WriterError> {
         // Megabytes of text take long to tokenize, and nothing else would run on this worker meanwhile.
-        let handle = self.clone();
-        let admitted = tokio::task::spawn_blocking(move || Self::submit(&handle, submission)).await;
+        let (handle, span) = (self.clone(), Span::current());
+        let admitted = tokio::task::spawn_blocking(move || span.in_scope(|| Self::submit(&handle, submission))).await;
         let ticket = admitted.map_err(|error| WriterError::Internal(format!("admission failed: {error}")))??;
         Ok(Submitted { ids: ticket.ids().to_vec(), done: ticket.done().boxed() })
     }
