@@ -138,8 +138,8 @@ pub struct WriterArgs {
     #[arg(long, env = "AMEND_CAPTURE_BATCH", value_name = "N", default_value = "64")]
     pub capture_batch: NonZeroUsize,
 
-    /// Most tokens in one pass of capture or guard, which bounds their memory
-    #[arg(long, env = "AMEND_PASS_TOKENS", value_name = "N", default_value = "2048")]
+    /// Most tokens in one pass of capture or guard, which bounds their memory; more than a few hundred are no faster
+    #[arg(long, env = "AMEND_PASS_TOKENS", value_name = "N", default_value = "256")]
     pub pass_tokens: NonZeroUsize,
 
     /// Least probability per target token after an edit, on its own prompt, 0 to 1; default: no check unless the

@@ -74,7 +74,7 @@ impl Default for WriterConfig {
         Self {
             queue_capacity: 256,
             capture_batch: 64,
-            pass_tokens: 2048,
+            pass_tokens: 256,
             min_probability: None,
             max_kl: None,
             on_break: Policy::Warn,

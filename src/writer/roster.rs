@@ -18,7 +18,7 @@ use super::{
 use crate::{digest::Digest, edit_log::EditRow, model::Passage, weights::Contribution};
 
 /// What the trunk made of active edits is kept for so many passes' worth of tokens.
-const CACHED_PASSES: usize = 8;
+const CACHED_PASSES: usize = 64;
 
 /// An active edit.
 pub struct Member {

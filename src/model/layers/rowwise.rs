@@ -57,7 +57,7 @@ pub fn attend(
     let values = ByHead::new(floats(&v_storage)?, v_layout, heads.dim)?;
     assert_eq!(seen.len(), rows, "every asking row sees something");
     let asking = Asking { q, width, seen, biases, heads };
-    let out = each_tile(tiles(seen, |_| 0), &asking, |tile, head, out| {
+    let out = each_tile(&tiles(seen, |_| 0), &asking, |tile, head, out| {
         asking.attend(tile, head, &keys.of(head, &tile.keys), &values.of(head, &tile.keys), out);
     });
     Tensor::from_vec(out, (rows, width), k.device())
@@ -79,7 +79,7 @@ pub fn attend_paged(
     let q = &floats(&q_storage)?[q_layout.start_offset()..];
     assert_eq!((seen.len(), owners.len()), (rows, rows), "every asking row has its sequence and sees something");
     let asking = Asking { q, width, seen, biases: biases.as_ref(), heads };
-    let out = each_tile(tiles(seen, |row| owners[row]), &asking, |tile, head, out| {
+    let out = each_tile(&tiles(seen, |row| owners[row]), &asking, |tile, head, out| {
         let pages = &sequences[owners[tile.rows.start]];
         let of = |rows| Paged { rows, keys: tile.keys.clone() };
         asking.attend(tile, head, &of(pages.keys(block, head)), &of(pages.values(block, head)), out);
@@ -117,9 +117,8 @@ fn tiles(seen: &[Seen], owner: impl Fn(usize) -> usize) -> Vec<Tile> {
 }
 
 /// `[rows, width]`, made by `one` for each tile and each head of keys as `[tile's rows, width / kv_heads]`.
-fn each_tile(tiles: Vec<Tile>, asking: &Asking<'_>, one: impl Fn(&Tile, usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let (width, kv_heads) = (asking.width, asking.heads.kv);
-    let group = width / kv_heads;
+fn each_tile(tiles: &[Tile], asking: &Asking<'_>, one: impl Fn(&Tile, usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let (width, kv_heads, group) = (asking.width, asking.heads.kv, asking.group());
     let make = |(tile, head): (&Tile, usize)| {
         let mut out = vec![0f32; tile.rows.len() * group];
         one(tile, head, &mut out);
@@ -166,53 +165,72 @@ struct Asking<'a> {
 impl Asking<'_> {
     /// A tile's rows, in all heads that share one head of keys; `keys` and `values` are the tile's. `out` is zero before.
     fn attend(&self, tile: &Tile, head: usize, keys: &impl Vectors, values: &impl Vectors, out: &mut [f32]) {
-        let (dim, group) = (self.heads.dim, self.width / self.heads.kv);
-        let (shared, count) = (group / dim, tile.keys.len());
-        if count == 0 {
+        if tile.keys.is_empty() {
             return;
         }
-        let q: Vec<f32> = tile
-            .rows
-            .clone()
-            .flat_map(|row| self.q[row * self.width + head * group..][..group].iter().copied())
-            .collect();
-        // `[row][shared heads][keys]`; those that a row does not see are computed and not looked at.
-        let mut scores = vec![0f32; tile.rows.len() * shared * count];
+        let mut scores = self.scores(tile, head, keys);
+        let inverses = self.soften(tile, head, &mut scores);
+        self.mix(tile, &scores, values, out);
+        for (out, inverse) in out.chunks_exact_mut(self.heads.dim).zip(inverses) {
+            out.iter_mut().for_each(|out| *out *= inverse);
+        }
+    }
+
+    /// `[row][shared heads][keys]`; those that a row does not see are computed and not looked at.
+    fn scores(&self, tile: &Tile, head: usize, keys: &impl Vectors) -> Vec<f32> {
+        let (dim, group, count) = (self.heads.dim, self.group(), tile.keys.len());
+        let own = |row| self.q[row * self.width + head * group..][..group].iter().copied();
+        let q: Vec<f32> = tile.rows.clone().flat_map(own).collect();
+        let mut scores = vec![0f32; q.len() / dim * count];
         let mut at = 0;
         keys.stretches(|keys| {
             dense::products(&q, keys, dim, &mut scores[at..], count);
             at += keys.len() / dim;
         });
-        let mut inverses = Vec::with_capacity(tile.rows.len() * shared);
-        for (index, scores) in scores.chunks_exact_mut(count).enumerate() {
-            let (own, seen) = self.own(tile, tile.rows.start + index / shared);
+        scores
+    }
+
+    /// Turns scores into weights; by row and shared head, one by their sum.
+    fn soften(&self, tile: &Tile, head: usize, scores: &mut [f32]) -> Vec<f32> {
+        let (shared, scale) = (self.group() / self.heads.dim, self.heads.scale as f32);
+        let each = scores.chunks_exact_mut(tile.keys.len()).enumerate();
+        each.map(|(index, scores)| {
+            let row = tile.rows.start + index / shared;
+            let seen = self.seen[row];
             let biases = self.biases.map(|biases| biases.of(head * shared + index % shared, seen.distance, seen.count));
-            inverses.push(softmax::soften(&mut scores[own], self.heads.scale as f32, biases));
-        }
+            softmax::soften(&mut scores[self.own(tile, row)], scale, biases)
+        })
+        .collect()
+    }
+
+    /// Adds each row's weighted values to `out [row][shared heads * d]`.
+    fn mix(&self, tile: &Tile, weights: &[f32], values: &impl Vectors, out: &mut [f32]) {
+        let (dim, group, count) = (self.heads.dim, self.group(), tile.keys.len());
         let mut at = 0;
         values.stretches(|values| {
             let here = at..at + values.len() / dim;
             at = here.end;
             for (index, out) in out.chunks_exact_mut(group).enumerate() {
-                let (own, _) = self.own(tile, tile.rows.start + index);
+                let own = self.own(tile, tile.rows.start + index);
                 let (start, end) = (own.start.max(here.start), own.end.min(here.end));
                 if start < end {
-                    let weights = &scores[index * shared * count + start..];
+                    let weights = &weights[index * (group / dim) * count + start..];
                     let values = &values[(start - here.start) * dim..(end - here.start) * dim];
                     mix::add(weights, count, values, dim, out);
                 }
             }
         });
-        for (out, inverse) in out.chunks_exact_mut(dim).zip(inverses) {
-            out.iter_mut().for_each(|out| *out *= inverse);
-        }
+    }
+
+    /// Values of all heads that share one head of keys.
+    fn group(&self) -> usize {
+        self.width / self.heads.kv
     }
 
     /// Which of the tile's keys a row sees.
-    fn own(&self, tile: &Tile, row: usize) -> (Range<usize>, Seen) {
-        let seen = self.seen[row];
-        let start = seen.start - tile.keys.start;
-        (start..start + seen.count, seen)
+    fn own(&self, tile: &Tile, row: usize) -> Range<usize> {
+        let Seen { start, count, .. } = self.seen[row];
+        start - tile.keys.start..start - tile.keys.start + count
     }
 }
 

@@ -3,10 +3,11 @@
 #![expect(unsafe_code, reason = "SIMD loads through pointers; bounds are asserted before")]
 
 use std::arch::x86_64::{
-    __m128, __m256, __m512, _mm_add_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_ps, _mm_unpackhi_ps, _mm_unpacklo_ps,
-    _mm256_add_ps, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_extractf128_ps, _mm256_fmadd_ps,
-    _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_castps_si512, _mm512_castps512_ps256,
-    _mm512_extracti64x4_epi64, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m128, __m256, __m512, _MM_HINT_T0, _mm_add_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_prefetch, _mm_storeu_ps,
+    _mm_unpackhi_ps, _mm_unpacklo_ps, _mm256_add_ps, _mm256_castps256_ps128, _mm256_castsi256_ps,
+    _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_castps_si512,
+    _mm512_castps512_ps256, _mm512_extracti64x4_epi64, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_setzero_ps,
+    _mm512_storeu_ps,
 };
 
 use super::{LANES, TILE, add_products, total};
@@ -89,26 +90,28 @@ macro_rules! kernel {
                 let mut row = 0;
                 while row < rows {
                     let (here, out) = (&x[row * d_in..], &mut out[row * stride..]);
+                    let whole = rows - row >= $rows;
                     // SAFETY: as many rows are left as the tile takes.
                     unsafe {
-                        if rows - row >= $rows {
-                            tile::<$rows, O>(here, w, d_in, out, stride);
-                            row += $rows;
-                        } else {
-                            tile::<1, O>(here, w, d_in, out, stride);
-                            row += 1;
+                        match (whole, row == 0) {
+                            (true, true) => tile::<$rows, O, true>(here, w, d_in, out, stride),
+                            (true, false) => tile::<$rows, O, false>(here, w, d_in, out, stride),
+                            (false, true) => tile::<1, O, true>(here, w, d_in, out, stride),
+                            (false, false) => tile::<1, O, false>(here, w, d_in, out, stride),
                         }
                     }
+                    row += if whole { $rows } else { 1 };
                 }
             }
 
-            /// The first `R` rows of `x` times `O` rows of weights; a row's results are `stride` apart from the next's.
+            /// The first `R` rows of `x` times `O` rows of weights; a row's results are `stride` apart from the next's. The `FIRST`
+            /// tile of these weights asks for those of the next ones: the CPU itself looks no further than the end of a page.
             ///
             /// # Safety
             /// The CPU has the features; `x` has `R` rows, `w` has `O`, `out` has room.
             #[target_feature(enable = $features)]
             #[inline]
-            unsafe fn tile<const R: usize, const O: usize>(
+            unsafe fn tile<const R: usize, const O: usize, const FIRST: bool>(
                 x: &[f32],
                 w: &[f32],
                 d_in: usize,
@@ -126,6 +129,9 @@ macro_rules! kernel {
                         let xs: [$vector; R] =
                             std::array::from_fn(|r| unsafe { $load(x.as_ptr().add(r * d_in + place)) });
                         for o in 0..O {
+                            if FIRST {
+                                prefetch(w, (O + o) * d_in + place);
+                            }
                             // SAFETY: as above.
                             let w = unsafe { $load(w.as_ptr().add(o * d_in + place)) };
                             for r in 0..R {
@@ -162,6 +168,13 @@ macro_rules! kernel {
             }
         }
     };
+}
+
+/// Asks for a value, which may be beyond the end.
+#[inline(always)]
+fn prefetch(values: &[f32], place: usize) {
+    // SAFETY: a prefetch reads nothing, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(place).cast()) };
 }
 
 /// The upper eight lanes added to the lower eight.

@@ -3,9 +3,9 @@
 #![expect(unsafe_code, reason = "SIMD loads through pointers; bounds are asserted before")]
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_cvtph_ps,
-    _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_srli_epi32, _mm512_storeu_ps,
+    __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512,
+    _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_srli_epi32, _mm512_storeu_ps,
 };
 
 use half::f16;
@@ -18,6 +18,8 @@ use super::{
 
 /// Bytes of a line: four values (or pairs of values) of each of 16 rows.
 const LINE: usize = 4 * LANES;
+/// How far ahead lines are asked for, bytes.
+const AHEAD: usize = 4096;
 
 /// `out [rows][16]`; only where the CPU has AVX-512 VNNI.
 pub(super) fn multiply(group: &Group, rows: &[Activations], out: &mut [f32]) {
@@ -70,6 +72,7 @@ unsafe fn tile_q8_0<const ROWS: usize>(group: &Group, rows: &[Activations], out:
         for quad in 0..BLOCK / 4 {
             // SAFETY: `block` is below the number of blocks, which all of the lengths are multiples of.
             let line = unsafe { load_line(group, block, quad) };
+            prefetch(group, block, quad);
             for (products, row) in products.iter_mut().zip(rows) {
                 let quadruple = unsafe { quadruple(row, block, quad) };
                 *products = _mm512_dpbusd_epi32(*products, line, quadruple);
@@ -98,6 +101,7 @@ unsafe fn tile_q4_1<const ROWS: usize>(group: &Group, rows: &[Activations], out:
         for quad in 0..BLOCK / 8 {
             // SAFETY: `block` is below the number of blocks, which all of the lengths are multiples of.
             let line = unsafe { load_line(group, block, quad) };
+            prefetch(group, block, quad);
             let low = _mm512_and_si512(line, low_halves);
             let high = _mm512_and_si512(_mm512_srli_epi32::<4>(line), low_halves);
             for (products, row) in products.iter_mut().zip(rows) {
@@ -126,6 +130,15 @@ unsafe fn tile_q4_1<const ROWS: usize>(group: &Group, rows: &[Activations], out:
 unsafe fn load_line(group: &Group, block: usize, line: usize) -> __m512i {
     // SAFETY: by the caller.
     unsafe { _mm512_loadu_si512(group.values.as_ptr().add(block * group.format.packed_block() + line * LINE).cast()) }
+}
+
+/// Asks for a line that comes later, beyond the group's end for one of the next group, which mostly lies behind it. The CPU
+/// itself looks no further than the end of a page, and a group is little longer than that.
+#[inline(always)]
+fn prefetch(group: &Group, block: usize, line: usize) {
+    let place = block * group.format.packed_block() + line * LINE + AHEAD;
+    // SAFETY: a prefetch reads nothing, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(group.values.as_ptr().wrapping_add(place).cast()) };
 }
 
 /// Four activations of a block, for every lane.
