@@ -131,6 +131,7 @@ pub struct Task<B: Bench> {
     pub recheck: Recheck,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 enum Wake {
     Snapshot(SnapshotRequest),
     Signal(Signal),
