@@ -1,5 +1,5 @@
-//! HTTP metrics, by matched route. A request, and its span with it, lasts until its body ends, so that a stream counts as long as it flows; a
-//! client that leaves before that counts as status 499.
+//! HTTP metrics, by matched route. A request lasts until its body ends, so that a stream counts as long as it flows, and its
+//! span ends with it; a client that leaves before that counts as status 499.
 
 use std::{
     pin::Pin,

@@ -123,11 +123,10 @@ impl Traces {
     /// Sends what is left, for so long at most. Spans that end later are lost.
     pub async fn finish(&self, limit: Duration) {
         let provider = self.provider.clone();
-        let finished = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit)).await;
-        match finished {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => ::tracing::warn!(%error, "the last traces were not sent"),
-            Err(error) => ::tracing::warn!(%error, "the last traces were not sent"),
+        let sent = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit)).await;
+        let sent = sent.map_err(|error| error.to_string()).and_then(|sent| sent.map_err(|error| error.to_string()));
+        if let Err(error) = sent {
+            ::tracing::warn!(error, "the last traces were not sent");
         }
     }
 }

@@ -29,7 +29,7 @@ impl<B: Bench> Task<B> {
             return Ok(Answer::Recorded(row));
         }
         self.expect(job.expected_version)?;
-        let compose = debug_span!("compose").entered();
+        let compose = debug_span!("compose");
         let (removed, restored) = self.difference(job.change)?;
         let (step, how) = self.tools.stored().step(&self.ledger, removed, &restored)?;
         let removed = step.removed.clone();
@@ -40,11 +40,11 @@ impl<B: Bench> Task<B> {
         let version = Arc::clone(tried.version());
         let report = VersionReport { version: version.number, digest: version.digest };
         drop(compose);
-        let commit = debug_span!("commit", version = number(version.number)).entered();
+        let commit = debug_span!("commit", version = number(version.number));
         let row = set_row(job, &version, &report, &removed, restored)?;
         let committed = self.tools.append(self.tools.log.commit(row)).and_then(about_to_publish);
         drop(commit);
-        let _publish = debug_span!("publish").entered();
+        let _publish = debug_span!("publish");
         match committed {
             Ok(_) => self.tools.published.publish(tried.settle()),
             Err(error) => {

@@ -113,7 +113,7 @@ impl<B: Bench> Task<B> {
             turn.job.edits.iter().map(|edit| self.ledger.by_prompt(&edit.prompt_key)).collect();
         let (step, how) = turn.step(&self.ledger, &parts, contributions, &replaced)?;
 
-        let (guard_start, guard) = (Instant::now(), debug_span!("guard", rejected = Empty).entered());
+        let (guard_start, guard) = (Instant::now(), debug_span!("guard", rejected = Empty));
         let watch = self.watch(turn, &parts, &step.removed)?;
         let removed = step.removed.clone();
         let current = self.tools.published.current();
@@ -134,13 +134,12 @@ impl<B: Bench> Task<B> {
             return Ok(report);
         }
 
-        let (commit_start, commit) =
-            (Instant::now(), debug_span!("commit", version = number(version.number)).entered());
+        let (commit_start, commit) = (Instant::now(), debug_span!("commit", version = number(version.number)));
         let (row, members) = turn.row(parts, &replaced, &version, &report)?;
         let committed = self.tools.append(self.tools.log.commit(row)).and_then(about_to_publish);
         let commit_ms = millis(commit_start);
         drop(commit);
-        let (publish_start, publish) = (Instant::now(), debug_span!("publish").entered());
+        let (publish_start, publish) = (Instant::now(), debug_span!("publish"));
         match committed {
             Ok(_) => self.tools.published.publish(tried.settle()),
             Err(error) => {
@@ -180,7 +179,7 @@ impl<'a, B: Bench> EditTurn<'a, B> {
         let computed = captured.into_iter().enumerate();
         computed
             .map(|(index, captured)| {
-                let _span = debug_span!("editor", edit = %self.job.edits[index].id).entered();
+                let _span = debug_span!("editor", edit = %self.job.edits[index].id);
                 self.edit(captured).map_err(|message| Stop::Failed { index: Some(index), message })
             })
             .collect()

@@ -131,6 +131,7 @@ pub struct Task<B: Bench> {
     pub recheck: Recheck,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 enum Wake {
     Snapshot(SnapshotRequest),
     Signal(Signal),
@@ -287,6 +288,8 @@ impl<B: Bench> Task<B> {
         }
     }
 
+    /// The spans of a turn's phases are held and not entered, as the request's is here: a database's own threads hold on to
+    /// the current span for a moment longer than the phase lasts.
     fn edit(&mut self, job: EditJob, captured: Vec<Result<Captured<B>, String>>) {
         let _request = job.course.request().clone().entered();
         let answer = match caught(|| self.edit_turn(&job, captured)) {

@@ -229,8 +229,7 @@ async fn goes_on_without(endpoint: &str, limit: Duration) -> String {
     let (log, begun) = (server.log_kept(), Instant::now());
     assert!(server.ended().await.success());
     assert!(begun.elapsed() < limit, "the end took {:?}", begun.elapsed());
-    let log = log.lock().unwrap().clone();
-    log
+    log.lock().unwrap().clone()
 }
 
 #[tokio::test]
