@@ -108,16 +108,16 @@ mod x86 {
         for position in 0..values.len() / head_dim {
             let value: [_; C] =
                 std::array::from_fn(|vector| unsafe { _mm512_loadu_ps(values.as_ptr().add(place(position, vector))) });
-            for head in 0..H {
+            for (head, sums) in sums.iter_mut().enumerate() {
                 let weight = _mm512_set1_ps(unsafe { *weights.as_ptr().add(head * stride + position) });
-                for vector in 0..C {
-                    sums[head][vector] = _mm512_fmadd_ps(weight, value[vector], sums[head][vector]);
+                for (sum, value) in sums.iter_mut().zip(value) {
+                    *sum = _mm512_fmadd_ps(weight, value, *sum);
                 }
             }
         }
-        for head in 0..H {
-            for vector in 0..C {
-                unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(place(head, vector)), sums[head][vector]) };
+        for (head, sums) in sums.iter().enumerate() {
+            for (vector, sum) in sums.iter().enumerate() {
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(place(head, vector)), *sum) };
             }
         }
     }
