@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::interrupt;
+use super::{interrupt, open};
 use crate::{
     cli,
     config::{EvalArgs, EvalWhat},
@@ -51,7 +51,8 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let tail_blocks = tail_blocks(&what.editors)?.unwrap_or(LoadOptions::default().tail_blocks);
-    let model = Model::load(&args.model.model, &LoadOptions { tail_blocks, ..LoadOptions::default() })?;
+    let device = open::device(args.device.device)?;
+    let model = Model::load(&args.model.model, &LoadOptions { tail_blocks, device })?;
     let data = super::records(&what.data, model.kind(), what.skip_incomplete)?;
     let window = evaluate::window(data.records.len(), &options)?;
     bar.set_length(window.len() as u64);

@@ -3,6 +3,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use candle_core::Device;
 
 use super::{
     interrupt,
@@ -24,7 +25,7 @@ const END: Duration = Duration::from_secs(5);
 /// `amend verify`: replays the log without changing it.
 pub(super) async fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     interrupt::ends_with(|| "the log was not checked to its end; nothing was changed".to_owned())?;
-    let loaded = open::load(&args.model.model, &args.editor.editor)?;
+    let loaded = open::load(&args.model.model, &args.editor.editor, Device::Cpu)?;
     let log = open_read_only(&args.database.database).await?;
     let foundation = Foundation::of(&loaded.model, loaded.editor.as_ref());
     let report = writer::verify(Arc::clone(&log), foundation, |_, _| {}).await?;
@@ -120,7 +121,7 @@ impl Here {
     ) -> anyhow::Result<Self> {
         must_be_in_use(&database.database).await?;
         let log = Log::open(&database.database, purpose).await?;
-        let loaded = open::load(&model.model, &editor.editor)?;
+        let loaded = open::load(&model.model, &editor.editor, Device::Cpu)?;
         let model = Arc::clone(&loaded.model);
         let (shared, place) = (Arc::clone(&log.log), log.place(None));
         let started =

@@ -2,9 +2,11 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use candle_core::Device;
 
 use crate::{
+    config::values,
     editor::{self, Editor, Manifest},
     model::{LoadOptions, Model},
 };
@@ -16,12 +18,25 @@ pub(super) struct Loaded {
     pub manifest: Manifest,
 }
 
+/// The device that the options name, if this program can compute on it.
+pub(super) fn device(wanted: values::Device) -> anyhow::Result<Device> {
+    match wanted {
+        values::Device::Cpu => Ok(Device::Cpu),
+        values::Device::Cuda(number) => {
+            ensure!(
+                candle_core::utils::cuda_is_available(),
+                "--device {wanted}: this program was built without CUDA; build it with --features cuda"
+            );
+            Device::new_cuda(number).with_context(|| format!("--device {wanted}: the GPU can not be used"))
+        }
+    }
+}
+
 /// Loads both; the editor says how many blocks of the model are editable.
-pub(super) fn load(model: &Path, editor: &Path) -> anyhow::Result<Loaded> {
+pub(super) fn load(model: &Path, editor: &Path, device: Device) -> anyhow::Result<Loaded> {
     let started = std::time::Instant::now();
     let tail_blocks = Manifest::read(editor)?.tail_blocks;
-    let model =
-        Model::load(model, &LoadOptions { tail_blocks, ..LoadOptions::default() }).context("loading the model")?;
+    let model = Model::load(model, &LoadOptions { tail_blocks, device }).context("loading the model")?;
     let (manifest, editor) = editor::load(editor, &model)?;
     tracing::info!(
         model = model.name(),

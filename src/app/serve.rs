@@ -131,7 +131,8 @@ impl Service {
         readiness: Readiness,
     ) -> anyhow::Result<Self> {
         let (model, editor) = (args.model.model.clone(), args.editor.editor.clone());
-        let loaded = tokio::task::spawn_blocking(move || open::load(&model, &editor)).await??;
+        let device = open::device(args.device.device)?;
+        let loaded = tokio::task::spawn_blocking(move || open::load(&model, &editor, device)).await??;
         let metrics = Metrics::new();
         let started = writer::start(
             Arc::clone(&loaded.model),

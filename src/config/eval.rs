@@ -4,13 +4,15 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::Args;
 
-use super::ModelArgs;
+use super::{DeviceArgs, ModelArgs};
 
 /// What is measured, on what, and where the figures go.
 #[derive(Debug, Clone, Args)]
 pub struct EvalArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     #[command(flatten)]
     pub what: EvalWhat,
 }

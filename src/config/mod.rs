@@ -20,7 +20,7 @@ use clap::{
 
 pub use eval::{EvalArgs, EvalWhat};
 pub use offline::{Place, PlaceArgs};
-pub use options::{ComputeArgs, ConfigArgs, DatabaseArgs, EditorArgs, ModelArgs, TracingArgs};
+pub use options::{ComputeArgs, ConfigArgs, DatabaseArgs, DeviceArgs, EditorArgs, ModelArgs, TracingArgs};
 pub use serve::{EditLimitArgs, EngineArgs, HttpArgs, ReplicaArgs, ServeArgs, TracesArgs, WriterArgs};
 pub use train::{Recipe, Schedule, TrainArgs, TrainFiles};
 

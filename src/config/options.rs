@@ -51,6 +51,15 @@ pub struct ComputeArgs {
     pub threads: Option<NonZeroUsize>,
 }
 
+/// Where the model computes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub struct DeviceArgs {
+    /// What computes: cpu, cuda, or cuda:N for the GPU of number N; a GPU only where Amend was built with the feature cuda
+    #[arg(long, env = "AMEND_DEVICE", value_name = "DEVICE", default_value_t = values::Device::Cpu)]
+    pub device: values::Device,
+}
+
 impl ComputeArgs {
     /// The number of threads: as asked, or one per core that the process may use.
     pub fn threads(&self) -> usize {

@@ -10,13 +10,15 @@ use std::{
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
 
-use super::{DatabaseArgs, EditorArgs, ModelArgs, values};
+use super::{DatabaseArgs, DeviceArgs, EditorArgs, ModelArgs, values};
 
 /// Everything that the service is started with.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     #[command(flatten)]
     pub editor: EditorArgs,
     #[command(flatten)]

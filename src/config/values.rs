@@ -127,6 +127,37 @@ pub enum Role {
     Follower,
 }
 
+/// Where a network computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    Cpu,
+    /// The GPU of this number, from 0.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    /// `cpu`, `cuda` or `cuda:N`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = match text {
+            "cpu" => return Ok(Self::Cpu),
+            "cuda" => Some(0),
+            _ => text.strip_prefix("cuda:").and_then(|number| number.parse().ok()),
+        };
+        number.map(Self::Cuda).ok_or_else(|| format!("{text:?} is none of cpu, cuda, cuda:N"))
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
 /// What is done about something that a check has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Policy {
@@ -227,6 +258,17 @@ mod tests {
         assert!("neighbor=1".parse::<LocalityMix>().unwrap_err().contains("neighbour, other, text"));
         assert!("other=-1".parse::<LocalityMix>().unwrap_err().contains("other: a number 0 or more"));
         assert!("text=0".parse::<LocalityMix>().is_err());
+    }
+
+    #[test]
+    fn devices_are_read_as_they_are_written() {
+        for (text, device) in [("cpu", Device::Cpu), ("cuda", Device::Cuda(0)), ("cuda:3", Device::Cuda(3))] {
+            assert_eq!(text.parse(), Ok(device));
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        for bad in ["", "gpu", "cuda:", "cuda:-1", "cuda:x"] {
+            assert!(bad.parse::<Device>().unwrap_err().contains("none of cpu, cuda, cuda:N"), "{bad:?}");
+        }
     }
 
     #[test]

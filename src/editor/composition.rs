@@ -88,12 +88,13 @@ fn sum(deltas: &[&MatrixDelta]) -> Result<MatrixDelta, EditorError> {
 
 fn solve(deltas: &[&MatrixDelta], rule: Rule) -> Result<MatrixDelta, EditorError> {
     let (mut keys, mut left, mut right, mut edits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut d_in, mut d_out) = (0, 0);
+    let (mut d_in, mut d_out, mut device) = (0, 0, None);
     for delta in deltas {
         let MatrixDelta::Joint { keys: k, left: l, right: r } = delta else { return Err(mixed("joint", "another")) };
         let rows;
         (rows, d_in) = k.dims2()?;
         d_out = l.dim(1)?;
+        device = Some(k.device());
         edits.push(rows);
         for (all, part) in [(&mut keys, k), (&mut left, l), (&mut right, r)] {
             all.extend(host(part)?);
@@ -101,8 +102,9 @@ fn solve(deltas: &[&MatrixDelta], rule: Rule) -> Result<MatrixDelta, EditorError
     }
     let rows = JointRows { keys: &keys, right: &right, left: &left, edits: &edits, d_in, d_out };
     let Solved { left, right } = rows.solve(rule)?;
+    let device = device.unwrap_or(&Device::Cpu);
     let tensor =
-        |values: Vec<f32>, width: usize| Tensor::from_vec(values, (edits.iter().sum::<usize>(), width), &Device::Cpu);
+        |values: Vec<f32>, width: usize| Tensor::from_vec(values, (edits.iter().sum::<usize>(), width), device);
     Ok(MatrixDelta::LowRank { left: tensor(left, d_out)?, right: tensor(right, d_in)? })
 }
 

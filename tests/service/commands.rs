@@ -111,6 +111,19 @@ fn options_that_do_not_fit_each_other_are_refused_before_anything_is_opened() {
     assert!(!nothing.database().exists());
 }
 
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_gpu_that_this_program_can_not_use_is_refused() {
+    let files = Files::tiny();
+    let serve =
+        |device| finish(amend().args(["serve", "--listen", "127.0.0.1:0", "--device", device]).args(files.options()));
+    let refused = serve("cuda:1").refused();
+    assert!(refused.contains("--device cuda:1") && refused.contains("--features cuda"), "{refused}");
+    let usage = serve("gpu");
+    assert_eq!(usage.status.code(), Some(2), "{usage:?}");
+    assert!(usage.stderr.contains("none of cpu, cuda, cuda:N"), "{usage:?}");
+}
+
 /// A model that is a pipe: a command that opens it waits there, so the signal comes in the middle of its work.
 #[test]
 fn an_interrupt_ends_offline_commands_with_a_word() {

@@ -33,13 +33,13 @@ pub enum Quantized {
 }
 
 impl Quantized {
-    /// Chooses the kernel for a tensor `[d_out, d_in]`: ours, else candle's, else (where candle's has no SIMD) candle's
-    /// for the same weights as `Q8_0`, whose step is finer.
+    /// Chooses the kernel for a tensor `[d_out, d_in]`: ours, else candle's, else (where candle's has no SIMD on a CPU)
+    /// candle's for the same weights as `Q8_0`, whose step is finer.
     pub fn new(mut weight: QTensor) -> Result<Self> {
         if let Some(packed) = PackedWeights::pack(&weight)? {
             return Ok(Self::Packed(packed));
         }
-        if is_slow(weight.dtype()) {
+        if weight.device().is_cpu() && is_slow(weight.dtype()) {
             weight = QTensor::quantize(&weight.dequantize(&weight.device())?, GgmlDType::Q8_0)?;
             return Self::new(weight);
         }

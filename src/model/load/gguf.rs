@@ -103,7 +103,7 @@ struct GgufCheckpoint {
 }
 
 impl GgufCheckpoint {
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, ModelError> {
+    fn read(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<QTensor, ModelError> {
         let stored = stored_name(name, self.parts);
         let file = self.name();
         let info = self
@@ -112,7 +112,7 @@ impl GgufCheckpoint {
             .get(&stored)
             .ok_or_else(|| ModelError::Missing { file: file.clone(), what: format!("tensor {stored:?}") })?;
         check_shape(&file, &stored, info.shape.dims(), shape)?;
-        Ok(self.content.tensor(&mut self.reader, &stored, &self.device)?)
+        Ok(self.content.tensor(&mut self.reader, &stored, device)?)
     }
 
     /// The row order that turns interleaved rotary pairs into halves, for the matrices that have them.
@@ -142,15 +142,16 @@ impl Checkpoint for GgufCheckpoint {
     }
 
     fn dense(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        let tensor = self.read(name, shape)?.dequantize(&self.device)?;
-        match self.row_order(name, shape[0]) {
-            Some(order) => Ok(tensor.index_select(&Tensor::new(order, &self.device)?, 0)?),
-            None => Ok(tensor),
+        // By the CPU, whatever computes later: the digests of versions are of these bits.
+        let mut tensor = self.read(name, shape, &Device::Cpu)?.dequantize(&Device::Cpu)?;
+        if let Some(order) = self.row_order(name, shape[0]) {
+            tensor = tensor.index_select(&Tensor::new(order, &Device::Cpu)?, 0)?;
         }
+        Ok(tensor.to_device(&self.device)?)
     }
 
     fn linear(&mut self, name: &str, bias: Option<Tensor>, shape: (usize, usize)) -> Result<Linear, ModelError> {
-        let mut weight = self.read(name, &[shape.0, shape.1])?;
+        let mut weight = self.read(name, &[shape.0, shape.1], &self.device.clone())?;
         if matches!(weight.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16) {
             return Ok(Linear::Dense { weight: self.dense(name, &[shape.0, shape.1])?, bias });
         }
