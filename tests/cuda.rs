@@ -22,7 +22,7 @@ const TAIL_BLOCKS: usize = 2;
 
 /// The same on a CPU and on the first GPU.
 fn pair(path: &Path, tail_blocks: usize) -> [Model; 2] {
-    [Device::Cpu, Device::new_cuda(0).unwrap()]
+    [Device::Cpu, Device::new_cuda_with_stream(0).unwrap()]
         .map(|device| Model::load(path, &LoadOptions { tail_blocks, device }).unwrap())
 }
 
@@ -75,9 +75,34 @@ fn every_family_computes_the_same_on_a_gpu() {
     }
 }
 
-/// The trunk is multiplied as it is stored on both, but a CPU rounds what enters a product to 8 bits.
+/// The trunk is multiplied as it is stored on both, and both round what enters a product to 8 bits, each in its own way: two
+/// right answers differ by some hundredths.
 #[test]
 fn a_quantized_model_computes_much_the_same_on_a_gpu() {
     let Some(path) = common::smollm2() else { return };
     compare("SmolLM2", &path, 3, " Wellington", 0.1);
+}
+
+/// The writer and the engine compute at the same time.
+#[test]
+fn threads_do_not_disturb_each_other_on_a_gpu() {
+    let Some(path) = common::smollm2() else { return };
+    let [_, model] = pair(&path, 3);
+    let passage = model.tokenizer().encode_passage("The capital of New Zealand is", " Wellington").unwrap();
+    let factors = || {
+        let states = capture::read(&model, std::slice::from_ref(&passage)).unwrap();
+        let captured = capture::capture(&model, &states).unwrap().remove(0);
+        captured.factors.iter().map(|factors| here(&factors.delta)).collect::<Vec<_>>()
+    };
+    let continued = || logits(&model, &passage.ids, 3);
+    let (alone, text) = (factors(), continued());
+    std::thread::scope(|scope| {
+        let decoding = scope.spawn(|| (0..50).for_each(|_| assert_close("logits", &continued(), &text, 1e-4)));
+        for _ in 0..50 {
+            for (got, want) in factors().iter().zip(&alone) {
+                assert_close("delta", got, want, 1e-4);
+            }
+        }
+        decoding.join().unwrap();
+    });
 }

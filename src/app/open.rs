@@ -27,7 +27,8 @@ pub(super) fn device(wanted: values::Device) -> anyhow::Result<Device> {
                 candle_core::utils::cuda_is_available(),
                 "--device {wanted}: this program was built without CUDA; build it with --features cuda"
             );
-            Device::new_cuda(number).with_context(|| format!("--device {wanted}: the GPU can not be used"))
+            // One stream for all threads: by its own for each, which candle has else, the writer and the engine would race.
+            Device::new_cuda_with_stream(number).with_context(|| format!("--device {wanted}: the GPU can not be used"))
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use candle_core::Device;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,7 @@ pub(super) async fn run(args: &ServeArgs, traces: Option<&Traces>) -> anyhow::Re
     // once.
     writer_config(args)?.check()?;
     generate_config(args).check()?;
+    let device = open::device(args.device.device)?;
     let (gate, tls) = (access::gate(&args.http)?, access::tls(&args.http)?);
     let listener =
         TcpListener::bind(args.http.listen).await.with_context(|| format!("listening on {}", args.http.listen))?;
@@ -65,7 +67,7 @@ pub(super) async fn run(args: &ServeArgs, traces: Option<&Traces>) -> anyhow::Re
     let mut stopping = pin!(stop_signal());
     let started = async {
         let log = Log::open(&args.database.database, purpose).await?;
-        Service::start(args, gate, log, advertised, readiness.clone()).await
+        Service::start(args, device, gate, log, advertised, readiness.clone()).await
     };
     let service = tokio::select! {
         service = Box::pin(started) => service?,
@@ -125,13 +127,13 @@ struct Service {
 impl Service {
     async fn start(
         args: &ServeArgs,
+        device: Device,
         gate: Gate,
         log: Log,
         advertised: Option<String>,
         readiness: Readiness,
     ) -> anyhow::Result<Self> {
         let (model, editor) = (args.model.model.clone(), args.editor.editor.clone());
-        let device = open::device(args.device.device)?;
         let loaded = tokio::task::spawn_blocking(move || open::load(&model, &editor, device)).await??;
         let metrics = Metrics::new();
         let started = writer::start(

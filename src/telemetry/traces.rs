@@ -67,8 +67,17 @@ pub enum TracesError {
 #[derive(Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
-    /// Sends.
-    _runtime: Runtime,
+    /// Sends. There until the end.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Traces {
+    /// A runtime that is dropped waits for what its threads do, for a name to be looked up for one: nothing waits for this.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Traces {
@@ -96,7 +105,7 @@ impl Traces {
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample))))
             .with_resource(resource())
             .build();
-        Ok(Self { provider, _runtime: runtime })
+        Ok(Self { provider, runtime: Some(runtime) })
     }
 
     /// What hands spans over: this crate's, of level debug and above.

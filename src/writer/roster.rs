@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{digest::Digest, edit_log::EditRow, model::Passage, weights::Contribution};
 
-/// What the trunk made of active edits is kept for so many passes' worth of tokens.
-const CACHED_PASSES: usize = 64;
+/// For how many tokens of active edits what the trunk made of them is kept, where nothing else is asked for.
+pub const CACHED_TOKENS: usize = 16_384;
 
 /// An active edit.
 pub struct Member {
@@ -62,10 +62,9 @@ pub struct Roster<T> {
 }
 
 impl<T: Clone> Roster<T> {
-    /// Of no edits; `pass_tokens` bounds what is kept of their texts.
-    pub fn new(pass_tokens: usize) -> Self {
-        let cache = Cache { room: pass_tokens.saturating_mul(CACHED_PASSES), ..Cache::default() };
-        Self { members: BTreeMap::new(), cache }
+    /// Of no edits; what the trunk made of their texts is kept for `room` tokens.
+    pub fn new(room: usize) -> Self {
+        Self { members: BTreeMap::new(), cache: Cache { room, ..Cache::default() } }
     }
 
     /// Follows the set: forgets edits that left it and loads those that it does not know. The error is of the first that
@@ -221,8 +220,7 @@ mod tests {
     }
 
     fn roster(n: usize, room: usize) -> Roster<Passage> {
-        let mut roster = Roster::new(0);
-        roster.cache.room = room;
+        let mut roster = Roster::new(room);
         let active = (0..n).map(|i| (id(i), Digest::of(b""))).collect();
         roster.follow(&active, |_| Ok(member("a b"))).unwrap();
         roster

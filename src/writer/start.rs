@@ -18,7 +18,7 @@ use super::{
     queue::Shared,
     recheck::Recheck,
     replay::{self, Depth, ReplayError, ReplayReport},
-    roster::Roster,
+    roster::{CACHED_TOKENS, Roster},
     standing::{ReplicaHandle, Role, Standing},
     stored::Stored,
     task::{Inbox, Signal, Task, Tools},
@@ -153,7 +153,7 @@ pub async fn start_with<B: Bench>(
     let (commands, queue) = mpsc::channel(config.queue_capacity);
     let (snapshots, requests) = mpsc::channel(SNAPSHOT_QUEUE);
     let pool = threads::pool("amend-edits", None, Urgency::Nice(config.niceness))?;
-    let (roster, recheck) = (Roster::new(config.pass_tokens), Recheck::new(config.recheck_idle));
+    let (roster, recheck) = (Roster::new(CACHED_TOKENS), Recheck::new(config.recheck_idle));
     let shared = Arc::new(Shared::new(Arc::clone(&bench) as _, config, metrics.clone()));
     let (closing, ending) = (shared.closing.clone(), shared.ending.clone());
     let role = if matches!(place, Place::Alone) { Role::Writer } else { Role::Follower };

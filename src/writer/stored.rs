@@ -143,7 +143,11 @@ fn parse(bytes: &[u8], shapes: &[EditableMatrix]) -> Result<(Digest, Contributio
     Ok((Digest::of(bytes), Contribution::from_bytes(bytes, shapes)?))
 }
 
-/// What the log says of some edits names the one that it is about.
+/// What the log says of some edits: about the one that it names, else about the first.
 fn of_log(ids: &[Uuid], error: LogError) -> StoredError {
-    StoredError { id: ids.first().copied().unwrap_or_default(), source: error.into() }
+    let id = match &error {
+        LogError::UnknownEdit(id) | LogError::NoContribution(id) | LogError::Dropped(id) => *id,
+        _ => ids.first().copied().unwrap_or_default(),
+    };
+    StoredError { id, source: error.into() }
 }

@@ -13,11 +13,12 @@ use std::{
 /// How long anything may take before a test gives up; a machine that is busy with other things is slow.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The binary, untouched by the options that the environment of the test holds.
+/// The binary, untouched by the options that the environment of the test holds, but for the device to compute on.
 pub fn amend() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_amend"));
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("AMEND_") {
+        let text = name.to_string_lossy();
+        if text.starts_with("OTEL_") || (text.starts_with("AMEND_") && text != "AMEND_DEVICE") {
             command.env_remove(name);
         }
     }

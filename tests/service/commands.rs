@@ -119,6 +119,7 @@ fn a_gpu_that_this_program_can_not_use_is_refused() {
         |device| finish(amend().args(["serve", "--listen", "127.0.0.1:0", "--device", device]).args(files.options()));
     let refused = serve("cuda:1").refused();
     assert!(refused.contains("--device cuda:1") && refused.contains("--features cuda"), "{refused}");
+    assert!(!files.database().exists());
     let usage = serve("gpu");
     assert_eq!(usage.status.code(), Some(2), "{usage:?}");
     assert!(usage.stderr.contains("none of cpu, cuda, cuda:N"), "{usage:?}");

@@ -13,7 +13,7 @@ use candle_core::{CpuStorage, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 /// Partial sums of a product of two vectors, added in a fixed order whatever the vector width.
-pub(super) const LANES: usize = 16;
+const LANES: usize = 16;
 /// Rows of weights that are multiplied together.
 const TILE: usize = 4;
 /// Values of `x` that are multiplied with all weights before the next: 256 KB, a part of a core's second cache (measured by
@@ -127,7 +127,7 @@ fn add_products(sums: &mut [f32; LANES], x: &[f32], w: &[f32]) {
 
 /// The sum of all lanes, by halves.
 #[inline(always)]
-pub(super) fn total(mut lanes: [f32; LANES]) -> f32 {
+fn total(mut lanes: [f32; LANES]) -> f32 {
     for half in [8, 4, 2, 1] {
         for lane in 0..half {
             lanes[lane] += lanes[lane + half];

@@ -10,10 +10,23 @@ pub(super) fn add(weights: &[f32], stride: usize, values: &[f32], head_dim: usiz
     if std::arch::is_x86_feature_detected!("avx512f") {
         return x86::add(weights, stride, values, head_dim, out);
     }
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        #[expect(unsafe_code, reason = "calling a function compiled for CPU features")]
+        // SAFETY: the CPU has the features.
+        return unsafe { add_avx2(weights, stride, values, head_dim, out) };
+    }
+    add_plain(weights, stride, values, head_dim, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn add_avx2(weights: &[f32], stride: usize, values: &[f32], head_dim: usize, out: &mut [f32]) {
     add_plain(weights, stride, values, head_dim, out);
 }
 
 /// What [`add`] computes.
+#[inline(always)]
 fn add_plain(weights: &[f32], stride: usize, values: &[f32], head_dim: usize, out: &mut [f32]) {
     for (weights, out) in weights.chunks(stride).zip(out.chunks_exact_mut(head_dim)) {
         for (value, weight) in values.chunks_exact(head_dim).zip(weights) {
@@ -139,6 +152,16 @@ mod tests {
             add(&weights, stride, &values, head_dim, &mut wide);
             add_plain(&weights, stride, &values, head_dim, &mut plain);
             assert_eq!(wide, plain, "{heads} heads of {head_dim}, {positions} positions");
+            #[cfg(target_arch = "x86_64")]
+            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                let mut middle = flat(&[heads, head_dim], 3);
+                #[expect(unsafe_code, reason = "calling a function compiled for CPU features")]
+                // SAFETY: the CPU has the features.
+                unsafe {
+                    add_avx2(&weights, stride, &values, head_dim, &mut middle)
+                };
+                assert_eq!(middle, plain);
+            }
             // In two stretches, as pages give them.
             let (first, second) = values.split_at(positions / 2 * head_dim);
             let mut parts = flat(&[heads, head_dim], 3);
