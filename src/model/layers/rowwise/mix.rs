@@ -158,8 +158,8 @@ mod tests {
                 #[expect(unsafe_code, reason = "calling a function compiled for CPU features")]
                 // SAFETY: the CPU has the features.
                 unsafe {
-                    add_avx2(&weights, stride, &values, head_dim, &mut middle)
-                };
+                    add_avx2(&weights, stride, &values, head_dim, &mut middle);
+                }
                 assert_eq!(middle, plain);
             }
             // In two stretches, as pages give them.
