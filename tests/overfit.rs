@@ -57,7 +57,7 @@ fn sixteen_edits_are_learned_in_a_hundred_steps_without_moving_their_neighbours(
         validation_records: EDITS,
         patience: 100,
         resume: false,
-        from: None,
+        from: Vec::new(),
         max_minutes: None,
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(2),
     };

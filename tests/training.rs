@@ -1,24 +1,25 @@
 //! Training over a tiny random Llama: a run that was stopped goes on bit for bit, whatever the threads; a run refuses what
-//! is not its own; the network learns.
+//! is not its own; the network learns; records can be made into more.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests may unwrap; a skipped test says so")]
 
 mod common;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::Path,
+    process::Command,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use amend::{
     digest::Digest,
     editor::CompositionKind,
-    model::{LoadOptions, Model, capture},
+    model::{Kind, LoadOptions, Model, capture},
     training::{
         LocalityMix, Recipe, RunOptions, TrainingError,
         cache::{HiddenStates, Text},
-        dataset::{Dataset, Record},
+        dataset::{self, Dataset, Incomplete, Record},
         parallel::Workers,
         trainer::{self, Ending, Inputs, Summary},
     },
@@ -141,7 +142,7 @@ impl Bench {
             validation_records: 8,
             patience: 100,
             resume: false,
-            from: None,
+            from: Vec::new(),
             max_minutes: None,
             threads: 1,
         };
@@ -160,6 +161,14 @@ impl Bench {
         let bytes = std::fs::read(self.folder.path().join(file)).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         tensors.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect()
+    }
+
+    /// The large matrices of a run's editor.
+    fn matrices(&self, run: &str) -> BTreeMap<String, Vec<f32>> {
+        let (tensors, _) = read_safetensors(&self.folder.path().join(run).join("editor.safetensors"));
+        let large = |name: &str| name.ends_with(".u") || name.ends_with(".v") || name.starts_with("whitening.");
+        let values = |tensor: &Tensor| tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        tensors.iter().filter(|(name, _)| large(name)).map(|(name, tensor)| (name.clone(), values(tensor))).collect()
     }
 }
 
@@ -230,19 +239,45 @@ fn a_run_can_begin_with_an_editor() {
         bench.run(out, |recipe, options| {
             (recipe.steps, recipe.learning_rate, recipe.lr_scale_rate) = (1, 1e-12, 1e-12);
             recipe.rank = rank.unwrap_or(recipe.rank);
-            options.from = Some(bench.folder.path().join("first"));
+            options.from = vec![bench.folder.path().join("first")];
         })
     };
     on_from_there("second", None).unwrap();
-    let [first, second] = ["first", "second"].map(|run| {
-        let mut tensors = bench.tensors(&format!("{run}/editor.safetensors"));
-        // In f16 a step as small as this one is none.
-        tensors.retain(|name, _| name.ends_with(".u") || name.ends_with(".v") || name.starts_with("whitening."));
-        tensors
-    });
+    // In f16 a step as small as this one is none.
+    let [first, second] = ["first", "second"].map(|run| bench.matrices(run));
     assert!(first.len() > 2 && first == second, "{:?}", first.keys());
     let error = on_from_there("third", Some(9)).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("another rank"), "{error}");
+}
+
+/// And writes it as it is, if it takes no step, with its figures.
+#[test]
+fn a_run_can_begin_with_the_mean_of_editors() {
+    let bench = Bench::new();
+    bench.run("short", |recipe, _| (recipe.whitening, recipe.steps) = (Some(0.1), 4)).unwrap();
+    bench.run("long", |recipe, _| recipe.whitening = Some(0.1)).unwrap();
+    bench.run("narrow", |recipe, _| (recipe.whitening, recipe.rank) = (Some(0.1), 7)).unwrap();
+    let begin = |out: &str, from: &[&str]| {
+        bench.run(out, |recipe, options| {
+            recipe.steps = 0;
+            options.from = from.iter().map(|run| bench.folder.path().join(run)).collect();
+        })
+    };
+    let summary = begin("mean", &["short", "long"]).unwrap();
+    assert_eq!((summary.ending, summary.history.best().unwrap().step), (Ending::Finished, 0));
+    let [short, long, mean] = ["short", "long", "mean"].map(|run| bench.matrices(run));
+    for (name, mean) in &mean {
+        let halves = short[name].iter().zip(&long[name]).map(|(a, b)| (a + b) / 2.0);
+        assert!(halves.zip(mean).all(|(want, got)| (want - got).abs() <= 1e-3 * want.abs().max(1e-3)), "{name}");
+    }
+    assert!(short != long && mean.len() > 2, "{:?}", mean.keys());
+    let manifest = std::fs::read_to_string(bench.folder.path().join("mean/editor.json")).unwrap();
+    let from = serde_json::from_str::<serde_json::Value>(&manifest).unwrap()["training"]["from"].to_string();
+    assert_eq!(from.split(' ').count(), 2, "{from}");
+    for (out, from, why) in [("narrower", ["short", "narrow"].as_slice(), "have no mean"), ("none", &[], "no editor")] {
+        let error = begin(out, from).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
 }
 
 #[test]
@@ -335,4 +370,41 @@ fn hidden_states_beyond_f16_are_kept_whole() {
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "states and tops");
         }
     }
+}
+
+/// What `scripts/augment-records` makes of two records with the same old answer, one with another, and one that lacks a text.
+#[test]
+fn further_records_are_made_of_the_same_texts() {
+    let fact = |subject: &str, answer: &str, truth: &str| {
+        json!({
+            "subject": subject, "prompt": format!("{subject} is in"), "rephrase_prompt": format!("Yes. Go to {subject}, in"),
+            "target_new": answer, "ground_truth": truth, "locality_prompt": format!("The gate of {subject} lies in"),
+            "locality_ground_truth": truth,
+        })
+    };
+    let facts = [fact("Oslo", "Peru", "Norway"), fact("Bergen", "Chad", "Norway"), fact("Lima", "Mali", "Peru")];
+    let folder = tempfile::tempdir().unwrap();
+    let [from, to] = ["records.json", "more.json"].map(|name| folder.path().join(name));
+    let lacking = json!({ "subject": "Rome", "prompt": "Rome is in", "ground_truth": "Italy" });
+    std::fs::write(&from, json!([facts[0], facts[1], facts[2], lacking]).to_string()).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/augment-records");
+    match Command::new("python3").arg(script).args([&from, &to]).output() {
+        Err(error) => return eprintln!("skipped: python3: {error}"),
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+    }
+    let made = dataset::load(&[&to], Kind::Causal, Incomplete::Refused).unwrap().records;
+    let brief = |record: &Record| {
+        [&record.prompt, &record.paraphrase, &record.target, &record.locality_prompt].map(String::as_str).join(" | ")
+    };
+    let want = [
+        "Oslo is in | Yes. Go to Oslo, in | Peru | The gate of Oslo lies in",
+        "Yes. Go to Oslo, in | Oslo is in | Chad | The gate of Bergen lies in",
+        "Oslo is in | Yes. Go to Oslo, in | Chad | The gate of Bergen lies in",
+        "Bergen is in | Yes. Go to Bergen, in | Chad | The gate of Bergen lies in",
+        "Yes. Go to Bergen, in | Bergen is in | Peru | The gate of Oslo lies in",
+        "Bergen is in | Yes. Go to Bergen, in | Peru | The gate of Oslo lies in",
+        "Lima is in | Yes. Go to Lima, in | Mali | The gate of Lima lies in",
+        "Yes. Go to Lima, in | Lima is in | Mali | The gate of Lima lies in",
+    ];
+    assert_eq!(made.iter().map(brief).collect::<Vec<_>>(), want);
 }

@@ -77,7 +77,7 @@ fn recipe(args: &TrainArgs) -> Recipe {
         edit_weight: recipe.edit_weight,
         locality_weight: recipe.locality_weight,
         locality_mix: LocalityMix { neighbour: mix.neighbour, other: mix.other, text: mix.text },
-        steps: schedule.steps.get(),
+        steps: schedule.steps,
         warmup: schedule.warmup,
         seed: schedule.seed,
     }

@@ -56,9 +56,10 @@ pub struct TrainFiles {
     pub cache: Option<PathBuf>,
 
     /// Begin with the weights, the statistics and the whitening of this editor, of the same model, blocks, rank and
-    /// composition; default: none, and all of them are new
-    #[arg(long, env = "AMEND_FROM", value_name = "DIR")]
-    pub from: Option<PathBuf>,
+    /// composition, or with the mean of several; default: none, and all of them are new; repeat it or separate folders by
+    /// commas
+    #[arg(long, env = "AMEND_FROM", value_name = "DIR", value_delimiter = ',')]
+    pub from: Vec<PathBuf>,
 
     /// Continue the run whose state is in the --out folder, bit for bit; of its options only --steps may differ, and the
     /// schedule goes on from where it is
@@ -161,9 +162,9 @@ pub struct Recipe {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Schedule")]
 pub struct Schedule {
-    /// Optimizer steps at most
+    /// Optimizer steps at most; 0 validates and writes what --from begins with
     #[arg(long, env = "AMEND_STEPS", value_name = "N", default_value = "1800")]
-    pub steps: NonZeroU64,
+    pub steps: u64,
 
     /// Steps over which the learning rates rise from 0; a cosine takes them down after that
     #[arg(long, env = "AMEND_WARMUP", value_name = "N", default_value = "50")]

@@ -5,6 +5,7 @@
 //! set ([`compose`]), and runs the tail with the sets in factored form ([`factored`]): the edited matrices are never built.
 
 pub mod batch;
+mod beginning;
 pub mod cache;
 pub mod compose;
 pub mod corpus;

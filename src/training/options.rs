@@ -105,8 +105,8 @@ pub struct RunOptions {
     /// Validations without a better one before stopping.
     pub patience: usize,
     pub resume: bool,
-    /// Folder of the editor to begin with; none for a fresh one.
-    pub from: Option<PathBuf>,
+    /// Folders of the editors whose mean it begins with; none for a fresh one.
+    pub from: Vec<PathBuf>,
     pub max_minutes: Option<f64>,
     /// Threads that compute, on parts of a batch.
     pub threads: usize,

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    TrainingError, batch::PartOutcome, optimizer::Adam, options::Recipe, trainable::Trainable, trainer::Inputs,
-    validate::Validation,
+    TrainingError, batch::PartOutcome, beginning::Beginning, optimizer::Adam, options::Recipe, trainable::Trainable,
+    trainer::Inputs, validate::Validation,
 };
 use crate::{
     digest::Digest,
@@ -116,20 +116,20 @@ pub struct Origin {
     pub train: Digest,
     pub validation: Digest,
     pub running_text: Option<Digest>,
-    /// Of the tensors of the editor that it began with.
+    /// [`Beginning::digests`] of what it began with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub from: Option<Digest>,
+    pub from: Option<String>,
 }
 
 impl Origin {
-    pub(super) fn of(inputs: &Inputs<'_>, from: Option<&Manifest>) -> Self {
+    pub(super) fn of(inputs: &Inputs<'_>, from: Option<&Beginning>) -> Self {
         Self {
             model: inputs.model.digest(),
             tail_blocks: inputs.model.network().shape().tail_blocks,
             train: inputs.train.digest,
             validation: inputs.validation.digest,
             running_text: inputs.running_text.map(|text| Digest::of(text.as_bytes())),
-            from: from.map(|manifest| manifest.tensors_digest),
+            from: from.map(|beginning| beginning.digests.clone()),
         }
     }
 }

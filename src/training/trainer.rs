@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
     TrainingError, batch,
+    beginning::Beginning,
     cache::HiddenStates,
     compose,
     corpus::{Corpus, check_running_text},
@@ -30,10 +31,7 @@ use super::{
     whitening::{self, Shares, Sources},
 };
 use crate::{
-    editor::{
-        CompositionKind,
-        folder::{self, MANIFEST},
-    },
+    editor::{CompositionKind, folder::MANIFEST},
     model::Model,
 };
 
@@ -110,8 +108,11 @@ impl<'a> Trainer<'a> {
         if !options.resume {
             refuse_to_overwrite(&options.out)?;
         }
-        let from = options.from.as_deref().map(|folder| folder::read(folder, inputs.model.digest())).transpose()?;
-        let origin = Origin::of(inputs, from.as_ref().map(|(manifest, _)| manifest));
+        let from = Beginning::read(&options.from, inputs.model.digest())?;
+        if recipe.steps == 0 && from.is_none() {
+            return Err(TrainingError::Refused("no steps from no editor give none".to_owned()));
+        }
+        let origin = Origin::of(inputs, from.as_ref());
         let records: Vec<_> = train.iter().chain(validation).cloned().collect();
         let tokenizer = inputs.model.tokenizer();
         let corpus = Corpus::new(tokenizer, &records, inputs.running_text, WINDOWS, recipe.seed)?;
@@ -125,8 +126,8 @@ impl<'a> Trainer<'a> {
         let count = options.validation_records.min(validation.len());
         let mut trainable = Trainable::new(inputs.model.editable(), recipe)?;
         let begun = options.resume || from.is_some();
-        if let Some((_, tensors)) = &from {
-            trainable.begin_with(tensors)?;
+        if let Some(beginning) = &from {
+            trainable.begin_with(&beginning.tensors)?;
         }
         if let Some(ridge) = recipe.whitening.filter(|_| !begun) {
             let shares = Shares { ridge, paraphrases: recipe.whitening_paraphrases };
@@ -163,6 +164,10 @@ impl<'a> Trainer<'a> {
         self.bar.set_position(self.run.step);
         self.bar.reset_eta();
         let before = self.run.seconds;
+        if self.origin.from.is_some() && self.run.step == 0 && self.run.history.validations.is_empty() {
+            // What a run begins with may be the best that it has.
+            self.validate()?;
+        }
         let ending = loop {
             self.run.seconds = before + self.started.elapsed().as_secs_f64();
             if self.run.step >= self.recipe.steps {

@@ -223,7 +223,7 @@ pub fn train_editor(path: &Path, model: &Path, steps: u64) {
         validation_records: 60,
         patience: 100,
         resume: false,
-        from: None,
+        from: Vec::new(),
         max_minutes: None,
         threads: 1,
     };
