@@ -51,7 +51,7 @@ fn similarity_tells_paraphrases_from_neighbours_and_from_others() {
         println!("skipped: AMEND_TEST_MODEL is not set, or {} is absent", data.display());
         return;
     };
-    let count = std::env::var("AMEND_SIMILARITY_RECORDS").map_or(24, |count| count.parse().unwrap());
+    let count = std::env::var("AMEND_SIMILARITY_RECORDS").map_or(96, |count| count.parse().unwrap());
     let bench = workbench(Path::new(&model));
     let records = dataset::load(&[data], Kind::Causal, Incomplete::Refused).unwrap().records;
     let (mut own, mut paraphrases, mut neighbours) = (Vec::new(), Vec::new(), Vec::new());
@@ -78,6 +78,6 @@ fn similarity_tells_paraphrases_from_neighbours_and_from_others() {
         println!("{threshold}: {:.4?}", at(threshold));
     }
     let [paraphrases, neighbours, others, _] = at(WriterConfig::default().conflict_similarity);
-    assert!(paraphrases >= 0.3, "{paraphrases} of the paraphrases are seen");
+    assert!(paraphrases >= 0.25, "{paraphrases} of the paraphrases are seen");
     assert!(neighbours <= 0.1 && others <= 0.01, "{neighbours} of the neighbours, {others} of the other pairs");
 }
