@@ -116,7 +116,7 @@ pub struct Origin {
     pub train: Digest,
     pub validation: Digest,
     pub running_text: Option<Digest>,
-    /// [`Beginning::digests`] of what it began with.
+    /// Digests of the tensors of the editors that it began with, one space between two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
 }
