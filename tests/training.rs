@@ -250,6 +250,20 @@ fn a_run_can_begin_with_an_editor() {
     assert!(error.contains("another rank"), "{error}");
 }
 
+#[test]
+fn a_run_that_gets_worse_keeps_what_it_began_with() {
+    let bench = Bench::new();
+    bench.run("first", |recipe, _| recipe.whitening = Some(0.1)).unwrap();
+    let worse = bench.run("worse", |recipe, options| {
+        (recipe.steps, recipe.warmup, recipe.learning_rate, recipe.lr_scale_rate) = (1, 0, 1.0, 1.0);
+        options.from = vec![bench.folder.path().join("first")];
+    });
+    let history = worse.unwrap().history;
+    assert_eq!(history.validations.iter().map(|validation| validation.step).collect::<Vec<_>>(), [0, 1]);
+    assert!(history.validations[0].loss < history.validations[1].loss, "the step was to do harm");
+    assert_eq!(bench.matrices("first"), bench.matrices("worse"));
+}
+
 /// And writes it as it is, if it takes no step, with its figures.
 #[test]
 fn a_run_can_begin_with_the_mean_of_editors() {
@@ -274,7 +288,9 @@ fn a_run_can_begin_with_the_mean_of_editors() {
     let manifest = std::fs::read_to_string(bench.folder.path().join("mean/editor.json")).unwrap();
     let from = serde_json::from_str::<serde_json::Value>(&manifest).unwrap()["training"]["from"].to_string();
     assert_eq!(from.split(' ').count(), 2, "{from}");
-    for (out, from, why) in [("narrower", ["short", "narrow"].as_slice(), "have no mean"), ("none", &[], "no editor")] {
+    for (out, from, why) in
+        [("narrower", ["short", "narrow"].as_slice(), "have no mean"), ("none", &[], "begins with none")]
+    {
         let error = begin(out, from).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
     }

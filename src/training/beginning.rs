@@ -21,6 +21,9 @@ impl Beginning {
     /// Reads editors of the model named by `model`; none if there are no folders. Refused if they differ in their tensors'
     /// names or shapes.
     pub fn read(folders: &[PathBuf], model: Digest) -> Result<Option<Self>, TrainingError> {
+        if folders.is_empty() {
+            return Ok(None);
+        }
         let mut sums: HashMap<String, Tensor> = HashMap::new();
         let mut digests = Vec::with_capacity(folders.len());
         for (index, path) in folders.iter().enumerate() {
@@ -38,9 +41,6 @@ impl Beginning {
                     ))
                 })??,
             };
-        }
-        if folders.is_empty() {
-            return Ok(None);
         }
         let mean = |(name, sum): (String, Tensor)| Ok((name, (sum / folders.len() as f64)?));
         let tensors = sums.into_iter().map(mean).collect::<candle_core::Result<_>>()?;

@@ -110,7 +110,9 @@ impl<'a> Trainer<'a> {
         }
         let from = Beginning::read(&options.from, inputs.model.digest())?;
         if recipe.steps == 0 && from.is_none() {
-            return Err(TrainingError::Refused("no steps from no editor give none".to_owned()));
+            return Err(TrainingError::Refused(
+                "0 steps write the editor that a run begins with, and this one begins with none".to_owned(),
+            ));
         }
         let origin = Origin::of(inputs, from.as_ref());
         let records: Vec<_> = train.iter().chain(validation).cloned().collect();
