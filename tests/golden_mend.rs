@@ -12,14 +12,14 @@ use amend::{
     digest::Digest,
     editor::{
         Editor, MatrixDelta,
-        mend::{Mend, Network, Slot, slots},
+        mend::{Mend, Network, PseudoFactors, Slot, slots},
         objective::weighted_kl,
     },
     model::{
         DenseMatrices, Extent, LoadOptions, Model, Passage, Projection, Rows,
         capture::{self, Captured, Factors, weighted_nll},
     },
-    training::factored::{Factored, Side},
+    training::factored::{Factored, Owners, Side, Sides},
 };
 use candle_core::{Device, Tensor, Var};
 use common::{assert_close, read_safetensors, relative_error, shared_file, write_folder};
@@ -215,16 +215,14 @@ fn trainable(golden: &Golden) -> (Mend, HashMap<String, Var>) {
 }
 
 /// The sides of one edit, number 0.
-fn sides(editor: &Mend, factors: &[Factors]) -> Vec<Side> {
+fn sides(editor: &Mend, factors: &[Factors]) -> Sides {
     let pseudo = editor.transform(factors).unwrap();
-    pseudo
-        .iter()
-        .enumerate()
-        .map(|(matrix, pseudo)| {
-            let owners = vec![0; pseudo.u.dim(0).unwrap()];
-            Side::new(pseudo, &editor.learning_rate(matrix).unwrap(), owners).unwrap()
-        })
-        .collect()
+    let side = |(matrix, pseudo): (usize, &PseudoFactors)| {
+        let none = vec![0; pseudo.u.dim(0).unwrap()];
+        let owners = Owners { edits: none.clone(), sets: none };
+        Side::new(pseudo, &editor.learning_rate(matrix).unwrap(), owners).unwrap()
+    };
+    Sides { matrices: pseudo.iter().enumerate().map(side).collect(), gating: None }
 }
 
 #[test]

@@ -174,26 +174,36 @@ impl Bench {
 
 #[test]
 fn a_resumed_run_ends_bit_for_bit_where_an_unbroken_one_does() {
-    let bench = Bench::new();
-    let whole = bench.run("whole", |_, _| {}).unwrap();
-    assert_eq!(whole.ending, Ending::Finished);
-    let half = bench.run("broken", |_, options| options.patience = 0).unwrap();
-    assert_eq!((half.ending, half.history.validations.len()), (Ending::NoBetter, 1));
-    assert_ne!(bench.tensors("whole/state.safetensors"), bench.tensors("broken/state.safetensors"));
-    let resumed = bench.run("broken", |_, options| (options.resume, options.threads) = (true, 2)).unwrap();
-    assert_eq!(resumed.history, whole.history);
-    for file in ["state.safetensors", "editor.safetensors"] {
-        assert_eq!(bench.tensors(&format!("whole/{file}")), bench.tensors(&format!("broken/{file}")), "{file}");
+    for composition in [CompositionKind::Sum, CompositionKind::Gated] {
+        let bench = Bench::new();
+        let whole = bench.run("whole", |recipe, _| recipe.composition = composition).unwrap();
+        assert_eq!(whole.ending, Ending::Finished);
+        let broken =
+            bench.run("broken", |recipe, options| (recipe.composition, options.patience) = (composition, 0)).unwrap();
+        assert_eq!((broken.ending, broken.history.validations.len()), (Ending::NoBetter, 1));
+        assert_ne!(bench.tensors("whole/state.safetensors"), bench.tensors("broken/state.safetensors"));
+        let resumed = bench.run("broken", |recipe, options| {
+            (recipe.composition, options.resume, options.threads) = (composition, true, 2);
+        });
+        assert_eq!(resumed.unwrap().history, whole.history);
+        for file in ["state.safetensors", "editor.safetensors"] {
+            assert_eq!(bench.tensors(&format!("whole/{file}")), bench.tensors(&format!("broken/{file}")), "{file}");
+        }
     }
 }
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    let bench = Bench::new();
-    for threads in [1, 3] {
-        bench.run(&format!("t{threads}"), |_, options| options.threads = threads).unwrap();
+    for composition in [CompositionKind::Sum, CompositionKind::Gated] {
+        let bench = Bench::new();
+        for threads in [1, 3] {
+            let run = |recipe: &mut Recipe, options: &mut RunOptions| {
+                (recipe.composition, options.threads) = (composition, threads);
+            };
+            bench.run(&format!("t{threads}"), run).unwrap();
+        }
+        assert_eq!(bench.tensors("t1/state.safetensors"), bench.tensors("t3/state.safetensors"));
     }
-    assert_eq!(bench.tensors("t1/state.safetensors"), bench.tensors("t3/state.safetensors"));
 }
 
 #[test]
@@ -294,6 +304,39 @@ fn a_run_can_begin_with_the_mean_of_editors() {
         let error = begin(out, from).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
     }
+}
+
+/// The gate is trained once, before the first step, and is the editor's from then on.
+#[test]
+fn a_gate_is_trained_before_the_editor_behind_it() {
+    let bench = Bench::new();
+    bench.run("joint", |recipe, _| recipe.composition = CompositionKind::Joint).unwrap();
+    let gated = |out: &str, from: &str, seed: u64| {
+        bench.run(out, |recipe, options| {
+            (recipe.composition, recipe.simultaneous, recipe.seed) = (CompositionKind::Gated, vec![1, 4], seed);
+            if !from.is_empty() {
+                options.from = vec![bench.folder.path().join(from)];
+            }
+        })
+    };
+    gated("fresh", "", 5).unwrap();
+    gated("again", "", 5).unwrap();
+    let [fresh, again] = ["fresh", "again"].map(|run| bench.tensors(&format!("{run}/editor.safetensors")));
+    assert_eq!(fresh["gate.map"], again["gate.map"], "a function of the texts and the seed");
+    let before = gated("behind", "joint", 5).unwrap().history.validations.remove(0);
+    assert_eq!(before.step, 0);
+    let behind = bench.tensors("behind/editor.safetensors");
+    assert!(behind["gate.map"] == fresh["gate.map"] && !behind.contains_key("joint.log_ridges"), "its solve is left");
+    gated("on", "fresh", 6).unwrap();
+    assert_eq!(bench.tensors("on/editor.safetensors")["gate.map"], fresh["gate.map"], "and is not trained again");
+
+    gated("other", "", 6).unwrap();
+    let mean = bench.run("mean", |recipe, options| {
+        (recipe.composition, recipe.steps) = (CompositionKind::Gated, 0);
+        options.from = ["fresh", "other"].map(|run| bench.folder.path().join(run)).to_vec();
+    });
+    let error = mean.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("have no mean"), "{error}");
 }
 
 #[test]

@@ -65,6 +65,7 @@ fn recipe(args: &TrainArgs) -> Recipe {
         composition: match recipe.composition {
             Composition::Sum => CompositionKind::Sum,
             Composition::Joint => CompositionKind::Joint,
+            Composition::Gated => CompositionKind::Gated,
         },
         whitening: (recipe.whitening > 0.0).then_some(recipe.whitening),
         whitening_paraphrases: recipe.whitening_paraphrases,

@@ -92,7 +92,7 @@ pub struct Recipe {
     #[arg(long, env = "AMEND_RANK", value_name = "N", default_value = "128")]
     pub rank: NonZeroUsize,
 
-    /// How the changes of the active edits become one: their sum, or a joint solve
+    /// How the changes of the active edits become one: their sum, a joint solve, or each by itself behind a learned gate
     #[arg(long = "compose", env = "AMEND_COMPOSE", value_name = "KIND", default_value = "joint")]
     pub composition: Composition,
 

@@ -176,6 +176,8 @@ pub enum Composition {
     Sum,
     /// A joint solve over the active edits.
     Joint,
+    /// Each edit beside the base weights, behind a gate that says where it speaks.
+    Gated,
 }
 
 /// From which texts the trainer takes the input on which an edit should change nothing. The weights add up to 1.

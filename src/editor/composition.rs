@@ -1,18 +1,21 @@
 //! How the changes of the active edits become one change of the weights.
 //!
-//! Law 2 (a version is a set of active edits): either composition is a function of the set. A sum has no order; a joint
+//! Law 2 (a version is a set of active edits): each composition is a function of the set. A sum has no order; a joint
 //! solve runs over the edits in the order that it is given, which whoever calls it takes from the edits themselves.
+
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Delta, EditorError, MatrixDelta,
+    gate::Gate,
     joint::{JointRows, Rule, Solved},
 };
 
 /// How the changes of several edits become one.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Composition {
     /// `W0 + sum of the deltas`.
     Sum,
@@ -20,6 +23,8 @@ pub enum Composition {
     Joint { ridges: Vec<f32> },
     /// Least squares over the active edits' keys, with one ridge.
     LeastSquares { ridge: f32 },
+    /// `W0`, and each edit beside it behind a gate ([`super::gate`]).
+    Gated(Arc<Gate>),
 }
 
 /// The kinds of [`Composition`], as files and options name them.
@@ -29,6 +34,7 @@ pub enum CompositionKind {
     #[default]
     Sum,
     Joint,
+    Gated,
 }
 
 impl Composition {
@@ -38,19 +44,21 @@ impl Composition {
             Self::Sum => "sum",
             Self::Joint { .. } => "joint",
             Self::LeastSquares { .. } => "least_squares",
+            Self::Gated(_) => "gated",
         }
     }
 
-    /// What is solved for a matrix; none for a sum.
+    /// What is solved for a matrix; none for a sum, or behind a gate.
     pub fn rule(&self, matrix: usize) -> Option<Rule> {
         match self {
-            Self::Sum => None,
+            Self::Sum | Self::Gated(_) => None,
             Self::Joint { ridges } => Some(Rule::Joint { ridge: ridges[matrix] }),
             Self::LeastSquares { ridge } => Some(Rule::LeastSquares { ridge: *ridge }),
         }
     }
 
-    /// One change from those of several edits, in their order; no part of it is a [`MatrixDelta::Joint`].
+    /// One change from those of several edits, in their order; no part of it is a [`MatrixDelta::Joint`]. Refused behind a gate,
+    /// where edits stay apart ([`super::gated::GatedEdits`]).
     pub fn compose(&self, deltas: &[&Delta]) -> Result<Delta, EditorError> {
         let matrices = deltas.first().map_or(0, |delta| delta.0.len());
         let of_matrix = |matrix| deltas.iter().map(move |delta| &delta.0[matrix]);

@@ -8,6 +8,8 @@ mod error;
 pub mod adam;
 pub mod finetune;
 pub mod folder;
+pub mod gate;
+pub mod gated;
 pub mod joint;
 pub mod mend;
 pub mod objective;
@@ -34,8 +36,8 @@ pub enum MatrixDelta {
     LowRank { left: Tensor, right: Tensor },
     /// `W += dense`, `[d_out, d_in]`.
     Dense(Tensor),
-    /// Rows of a joint solve ([`joint`]): what the edit alone would add, and the inputs `keys [n, d_in]` at which it must
-    /// hold.
+    /// Rows of a joint solve ([`joint`]) or behind a gate ([`gate`]): what the edit alone would add, and the inputs
+    /// `keys [n, d_in]` at which it must hold.
     Joint { keys: Tensor, left: Tensor, right: Tensor },
 }
 

@@ -101,6 +101,8 @@ impl Decoder {
         kept: Kept<'_, '_>,
     ) -> Result<Tensor> {
         let blocks = self.shape.trunk_blocks..self.parts.blocks.len();
+        let pass = weights.begin_pass();
+        let weights = pass.as_deref().unwrap_or(weights);
         self.parts.norm.forward(&self.run(blocks, hidden.clone(), lengths, rows, weights, kept)?)
     }
 }

@@ -17,6 +17,17 @@ pub struct EditableMatrix {
 pub trait Projection: Send + Sync {
     /// `x [n, d_in]` -> `[n, d_out]`; `matrix` indexes [`super::Model::editable`].
     fn project(&self, matrix: usize, x: &Tensor) -> Result<Tensor>;
+
+    /// What one pass of a decoder's tail multiplies by, if it has something to remember from the first matrix to the last;
+    /// none if it is this.
+    fn begin_pass(&self) -> Option<Box<dyn Projection + '_>> {
+        None
+    }
+
+    /// From here on the pass computes only some of its rows: the indices `[q]`, u32, of these among those before.
+    fn keep_rows(&self, _rows: &Tensor) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What the trunk and the head multiply by: they have no editable matrix.

@@ -8,7 +8,7 @@ use super::{
     TrainingError,
     cache::HiddenStates,
     corpus::Corpus,
-    factored::{Factored, Side},
+    factored::{Factored, Sides},
 };
 use crate::{
     editor::objective::weighted_kl,
@@ -125,7 +125,7 @@ pub struct PartOutcome {
 pub fn run(
     model: &Model,
     states: &HiddenStates,
-    sides: &[Side],
+    sides: &Sides,
     part: &Part,
     weights: Weights,
 ) -> Result<PartOutcome, TrainingError> {

@@ -7,7 +7,10 @@ use std::{collections::HashMap, path::PathBuf};
 use candle_core::{DType, Tensor};
 
 use super::TrainingError;
-use crate::{digest::Digest, editor::folder};
+use crate::{
+    digest::Digest,
+    editor::{folder, gate},
+};
 
 /// The editor or editors that a run begins with.
 pub struct Beginning {
@@ -19,7 +22,7 @@ pub struct Beginning {
 
 impl Beginning {
     /// Reads editors of the model named by `model`; none if there are no folders. Refused if they differ in their tensors'
-    /// names or shapes.
+    /// names or shapes, or stand behind different gates: directions of two maps have no mean.
     pub fn read(folders: &[PathBuf], model: Digest) -> Result<Option<Self>, TrainingError> {
         if folders.is_empty() {
             return Ok(None);
@@ -48,11 +51,18 @@ impl Beginning {
     }
 }
 
-/// None if their names or shapes differ.
+/// None if their names, shapes or gates differ.
 fn sum(
     a: &HashMap<String, Tensor>,
     b: &HashMap<String, Tensor>,
 ) -> Option<candle_core::Result<HashMap<String, Tensor>>> {
     let alike = a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| b.dims() == a.dims()));
-    alike.then(|| a.iter().map(|(name, a)| Ok((name.clone(), (a + &b[name])?))).collect())
+    let gates = [gate::MAP, gate::MEAN, gate::SCALARS];
+    let one_gate = || gates.iter().all(|gate| a.get(*gate).zip(b.get(*gate)).is_none_or(|(a, b)| equal(a, b)));
+    (alike && one_gate()).then(|| a.iter().map(|(name, a)| Ok((name.clone(), (a + &b[name])?))).collect())
+}
+
+fn equal(a: &Tensor, b: &Tensor) -> bool {
+    let values = |tensor: &Tensor| tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).ok();
+    values(a).is_some_and(|a| Some(a) == values(b))
 }

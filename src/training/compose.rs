@@ -5,15 +5,19 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use faer::{Mat, linalg::solvers::DenseSolveCore};
 
-use super::{TrainingError, factored::Side};
+use super::{
+    TrainingError,
+    factored::{Gating, Owners, Side, Sides},
+};
 use crate::{
     editor::mend::Mend,
     model::capture::{Captured, Factors},
 };
 
 /// The changes that the edits of each set make together, one side per matrix. `sets` says which set each edit is in, and
-/// never falls. With ridges in `mend` it is the joint solve of [`crate::editor::joint`], else the sum.
-pub fn sides(mend: &Mend, captured: &[Arc<Captured>], sets: &[u32]) -> std::result::Result<Vec<Side>, TrainingError> {
+/// never falls. With ridges in `mend` it is the joint solve of [`crate::editor::joint`], else the sum, of edits behind a gate what
+/// they say together where all are heard.
+pub fn sides(mend: &Mend, captured: &[Arc<Captured>], sets: &[u32]) -> std::result::Result<Sides, TrainingError> {
     let matrices = captured.first().map_or(0, |captured| captured.factors.len());
     let mut factors = Vec::with_capacity(matrices);
     let mut owners = Vec::with_capacity(matrices);
@@ -22,30 +26,33 @@ pub fn sides(mend: &Mend, captured: &[Arc<Captured>], sets: &[u32]) -> std::resu
         let us: Vec<&Tensor> = own.iter().map(|factors| &factors.u).collect();
         let deltas: Vec<&Tensor> = own.iter().map(|factors| &factors.delta).collect();
         let counts = us.iter().map(|u| u.dim(0)).collect::<Result<Vec<_>>>()?;
-        let spread = |owner: &dyn Fn(usize) -> u32| {
+        let spread = |owner: &dyn Fn(usize) -> u32| -> Vec<u32> {
             counts.iter().enumerate().flat_map(|(edit, &rows)| std::iter::repeat_n(owner(edit), rows)).collect()
         };
         factors.push(Factors { u: Tensor::cat(&us, 0)?, delta: Tensor::cat(&deltas, 0)? });
-        owners.push((spread(&|edit| edit as u32), spread(&|edit| sets[edit])));
+        owners.push(Owners { edits: spread(&|edit| edit as u32), sets: spread(&|edit| sets[edit]) });
     }
+    let gating = match (mend.gate(), factors.first(), owners.first()) {
+        (Some(gate), Some(factors), Some(owners)) => {
+            Some(Gating { gate: Arc::clone(gate), readings: gate.read(&factors.u)?, owners: owners.clone() })
+        }
+        _ => None,
+    };
     let pseudo = mend.transform(&factors)?;
     let mut sides = Vec::with_capacity(matrices);
-    for (matrix, ((pseudo, factors), (edits, sets))) in pseudo.iter().zip(&factors).zip(owners).enumerate() {
-        let alone = Side::new(pseudo, &mend.learning_rate(matrix)?, sets)?;
+    for (matrix, ((pseudo, factors), owners)) in pseudo.iter().zip(&factors).zip(owners).enumerate() {
+        let alone = Side::new(pseudo, &mend.learning_rate(matrix)?, owners)?;
         sides.push(match &mend.log_ridges {
             None => alone,
-            Some(logs) => {
-                Side { delta: joint(&factors.u, &alone, &edits, &logs.narrow(0, matrix, 1)?.exp()?)?, ..alone }
-            }
+            Some(logs) => Side { delta: joint(&factors.u, &alone, &logs.narrow(0, matrix, 1)?.exp()?)?, ..alone },
         });
     }
-    Ok(sides)
+    Ok(Sides { matrices: sides, gating })
 }
 
-/// `X` of the joint solve, each set for itself: the Gram matrix is cut to blocks by a mask. `edits` says which edit each
-/// row belongs to.
-fn joint(keys: &Tensor, alone: &Side, edits: &[u32], ridge: &Tensor) -> Result<Tensor> {
-    let sets = &alone.sets;
+/// `X` of the joint solve, each set for itself: the Gram matrix is cut to blocks by a mask.
+fn joint(keys: &Tensor, alone: &Side, ridge: &Tensor) -> Result<Tensor> {
+    let Owners { edits, sets } = &alone.owners;
     let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64);
     let gram = wide(&keys.matmul(&alone.u.t()?)?)?;
     let size = wide(&(keys * &alone.u)?.sum_keepdim(1)?.abs()?)?;

@@ -8,6 +8,7 @@ use rand::{
 use rand_chacha::ChaCha8Rng;
 
 use super::{TrainingError, batch::BatchPlan, corpus::Corpus, options::Recipe};
+use crate::editor::CompositionKind;
 
 /// Locality texts per edit.
 const LOCALITY_PER_EDIT: usize = 2;
@@ -37,7 +38,7 @@ impl Draw {
     }
 
     /// The batch of `step`: how many edits are active together is drawn from the recipe's numbers. Where that is more
-    /// than are measured, the others are drawn to keep them company.
+    /// than are measured, the others are drawn to keep them company. Behind a gate each is alone.
     pub fn batch(&mut self, step: u64) -> BatchPlan {
         let size = self.recipe.edits_per_step.min(self.records);
         let first = step * size as u64;
@@ -50,6 +51,7 @@ impl Draw {
             }
         }
         let together = match self.recipe.simultaneous.as_slice() {
+            _ if self.recipe.composition == CompositionKind::Gated => 1,
             [] => 1,
             numbers => numbers[rng.random_range(0..numbers.len())].min(self.records),
         };

@@ -15,6 +15,7 @@ mod error;
 pub mod evaluate;
 pub mod factored;
 pub mod factors;
+mod gating;
 pub mod optimizer;
 pub mod options;
 pub mod parallel;

@@ -34,7 +34,8 @@ pub struct Recipe {
     pub initial_step_size: f64,
     /// Edits that are measured in a step.
     pub edits_per_step: usize,
-    /// Numbers of edits that are active together; each step draws one.
+    /// Numbers of edits that are active together; each step draws one. Behind a gate, where each is trained alone, validation
+    /// takes them.
     pub simultaneous: Vec<usize>,
     /// Adam, networks.
     pub learning_rate: f64,

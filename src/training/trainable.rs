@@ -14,6 +14,7 @@ use crate::{
     digest::Digest,
     editor::{
         CompositionKind,
+        gate::{self, Gate},
         mend::{LAYERS, LEARNING_RATES, LOG_RIDGES, LayerNames, Mend, Statistics, slots, whitening_name},
     },
     model::{EditableMatrix, capture::Captured},
@@ -35,6 +36,8 @@ pub struct Trainable {
     statistics: Vec<Statistics>,
     /// By matrix; empty without whitening.
     whitening: Vec<Tensor>,
+    gate: Option<Gate>,
+    composition: CompositionKind,
 }
 
 impl Trainable {
@@ -71,12 +74,24 @@ impl Trainable {
             variables,
             statistics,
             whitening: Vec::new(),
+            gate: None,
+            composition: recipe.composition,
         })
     }
 
     /// Sets the whitening of every matrix ([`super::whitening`]).
     pub fn whiten(&mut self, whitening: Vec<Tensor>) {
         self.whitening = whitening;
+    }
+
+    /// Sets the gate that the edits stand behind ([`super::gating`]).
+    pub fn stand_behind(&mut self, gate: Gate) {
+        self.gate = Some(gate);
+    }
+
+    /// The gate that the edits stand behind, if they do and it is known.
+    pub fn gate(&self) -> Option<&Gate> {
+        self.gate.as_ref()
     }
 
     /// The variables by name, each with its learning rate: that of the networks, or that of the scalars per matrix.
@@ -106,7 +121,7 @@ impl Trainable {
         for (statistics, shape) in self.statistics.iter().zip(slots(&self.matrices).1) {
             statistics.insert_tensors(shape, &mut tensors)?;
         }
-        self.insert_whitening(&mut tensors);
+        self.insert_fixed(&mut tensors)?;
         Mend::from_tensors(&self.matrices, &tensors, Digest::of(b"in training"), &Device::Cpu)
             .map_err(TrainingError::Refused)
     }
@@ -118,17 +133,23 @@ impl Trainable {
         for (statistics, shape) in self.statistics.iter().zip(slots(&self.matrices).1) {
             statistics.insert_tensors(shape, &mut state)?;
         }
-        self.insert_whitening(&mut state);
+        self.insert_fixed(&mut state)?;
         Ok(state)
     }
 
-    fn insert_whitening(&self, tensors: &mut HashMap<String, Tensor>) {
+    /// What steps do not change: the whitening and the gate.
+    fn insert_fixed(&self, tensors: &mut HashMap<String, Tensor>) -> Result<()> {
         for (matrix, whitening) in self.matrices.iter().zip(&self.whitening) {
             tensors.insert(whitening_name(matrix), whitening.clone());
         }
+        match &self.gate {
+            Some(gate) => gate.insert_tensors(tensors),
+            None => Ok(()),
+        }
     }
 
-    /// Takes the weights, statistics and whitening of an editor, by the names that its folder has.
+    /// Takes the weights, statistics, whitening and gate of an editor, by the names that its folder has. What belongs to another
+    /// composition than this one's is left.
     pub fn begin_with(&mut self, editor: &HashMap<String, Tensor>) -> std::result::Result<(), TrainingError> {
         let mut state = editor.clone();
         if let Some(rates) = editor.get(LEARNING_RATES) {
@@ -151,8 +172,14 @@ impl Trainable {
         let rates = Tensor::zeros(self.matrices.len(), DType::F32, &Device::Cpu)?;
         let mut tensors = state.clone();
         tensors.insert(LEARNING_RATES.to_owned(), rates);
+        tensors.retain(|name, _| match name.as_str() {
+            LOG_RIDGES => self.composition == CompositionKind::Joint,
+            gate::MAP | gate::MEAN | gate::SCALARS => self.composition == CompositionKind::Gated,
+            _ => true,
+        });
         let mend = Mend::from_tensors(&self.matrices, &tensors, Digest::of(b"in training"), &Device::Cpu)
             .map_err(TrainingError::Refused)?;
+        self.gate = mend.gate().map(|gate| gate.as_ref().clone());
         self.whitening = mend.whitening.unwrap_or_default();
         self.statistics = mend.networks.into_iter().map(|network| network.statistics).collect();
         Ok(())

@@ -21,6 +21,7 @@ use super::{
     draw::Draw,
     factored::CutSides,
     factors::FactorCache,
+    gating,
     optimizer::{Adam, Gradients},
     options::{Recipe, RunOptions},
     parallel::Workers,
@@ -32,7 +33,7 @@ use super::{
 };
 use crate::{
     editor::{CompositionKind, folder::MANIFEST},
-    model::Model,
+    model::{Kind, Model},
 };
 
 /// Windows of running text that a run draws from.
@@ -44,6 +45,8 @@ const PART: usize = 8;
 const AVERAGE: u64 = 10;
 /// Records and windows of running text whose inputs the whitening is made of, and records whose wordings are compared.
 const WHITENING_TEXTS: usize = 1500;
+/// Windows of running text at whose positions a gate learns to be silent.
+const GATE_WINDOWS: usize = 600;
 
 /// What a run needs from outside.
 pub struct Inputs<'a> {
@@ -105,6 +108,10 @@ impl<'a> Trainer<'a> {
             return Err(TrainingError::Refused("training needs records, and others to validate on".to_owned()));
         }
         check_running_text(inputs.model.kind(), inputs.running_text)?;
+        if recipe.composition == CompositionKind::Gated && inputs.model.kind() != Kind::Causal {
+            let why = format!("a gate is for models that continue texts, and this is {}", inputs.model.kind());
+            return Err(TrainingError::Refused(why));
+        }
         if !options.resume {
             refuse_to_overwrite(&options.out)?;
         }
@@ -122,9 +129,10 @@ impl<'a> Trainer<'a> {
         let bar = progress_bar();
         let workers = Workers::new(options.threads)?;
         let still = still_texts(train.len(), &corpus);
+        let windows: Vec<usize> = (0..corpus.windows().min(GATE_WINDOWS)).map(|window| corpus.window(window)).collect();
         let states = Arc::new(HiddenStates::open(inputs.model, corpus.texts, &options.cache, &workers, &bar)?);
-        let joint = recipe.composition == CompositionKind::Joint;
-        let factors = FactorCache::new(inputs.model, Arc::clone(&states), joint);
+        let at_answers = recipe.composition != CompositionKind::Sum;
+        let factors = FactorCache::new(inputs.model, Arc::clone(&states), at_answers);
         let count = options.validation_records.min(validation.len());
         let mut trainable = Trainable::new(inputs.model.editable(), recipe)?;
         let begun = options.resume || from.is_some();
@@ -136,6 +144,19 @@ impl<'a> Trainer<'a> {
             let compared: Vec<usize> = (0..train.len().min(WHITENING_TEXTS)).collect();
             let sources = Sources { still: &still, records: &compared };
             trainable.whiten(whitening::whitening(inputs.model, &states, &sources, shares, &workers)?);
+        }
+        if recipe.composition == CompositionKind::Gated && !options.resume && trainable.gate().is_none() {
+            let records: Vec<usize> = (0..train.len()).collect();
+            let model = inputs.model;
+            let sources = gating::Sources {
+                model,
+                states: &states,
+                factors: &factors,
+                records: &records,
+                windows: &windows,
+                workers: &workers,
+            };
+            trainable.stand_behind(gating::train(&sources, recipe.seed)?);
         }
         let mut adam = Adam::new(trainable.variables(recipe.learning_rate, recipe.lr_scale_rate));
         let run = match options.resume {
@@ -202,7 +223,10 @@ impl<'a> Trainer<'a> {
         let captured = self.factors.of(&records, workers)?;
         self.trainable.observe(&captured)?;
         let mend = self.trainable.mend()?;
-        let sides = workers.run(|| Ok::<_, TrainingError>(CutSides::new(compose::sides(&mend, &captured, &sets)?)?))?;
+        // The gate knows the records by heart, and would keep from an edit what its neighbours have to teach it: edits are trained
+        // without it.
+        let sides = |mend| Ok::<_, TrainingError>(compose::sides(mend, &captured, &sets)?.ungated());
+        let sides = workers.run(|| Ok::<_, TrainingError>(CutSides::new(sides(&mend)?)?))?;
         let edits = plan.edits.len();
         let passed = workers.map(&plan.parts(PART), |part| {
             let outcome = batch::run(model, states, &sides.of_sets(&part.range())?, part, self.recipe.weights())?;

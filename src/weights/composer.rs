@@ -1,6 +1,8 @@
 //! The active set, composed as its editor wants it.
 
-use super::{Accumulator, Contribution, WeightsError, joint::JointSet};
+use std::sync::Arc;
+
+use super::{Accumulator, Composed, Contribution, WeightsError, gated::GatedSet, joint::JointSet};
 use crate::{
     digest::Digest,
     editor::Composition,
@@ -10,20 +12,22 @@ use crate::{
 /// The active contributions, and the weights that they make together.
 ///
 /// Law 2 (a version is a set of active edits) is kept by what is inside: [`Accumulator`] for the sum, [`JointSet`] for the
-/// joint solve.
+/// joint solve, [`GatedSet`] for edits behind a gate.
 #[derive(Debug, Clone)]
 pub enum Composer {
     /// `W0 + sum of the deltas`.
     Sum(Accumulator),
     /// `W0` and a joint solve, or least squares.
     Joint(JointSet),
+    /// `W0`, and edits behind a gate.
+    Gated(GatedSet),
 }
 
 impl Composer {
     /// The empty set over these base weights.
     pub fn new(
         shapes: &[EditableMatrix],
-        base: &DenseMatrices,
+        base: &Arc<DenseMatrices>,
         composition: &Composition,
     ) -> Result<Self, WeightsError> {
         Ok(match composition {
@@ -32,6 +36,7 @@ impl Composer {
                 let rules = (0..shapes.len()).filter_map(|matrix| composition.rule(matrix)).collect();
                 Self::Joint(JointSet::new(shapes, base, rules)?)
             }
+            Composition::Gated(gate) => Self::Gated(GatedSet::new(shapes, base, Arc::clone(gate))?),
         })
     }
 
@@ -40,6 +45,7 @@ impl Composer {
         match self {
             Self::Sum(sums) => sums.shapes(),
             Self::Joint(set) => set.shapes(),
+            Self::Gated(set) => set.shapes(),
         }
     }
 
@@ -48,6 +54,7 @@ impl Composer {
         match self {
             Self::Sum(sums) => sums.change(removed, added),
             Self::Joint(set) => set.change(removed, added),
+            Self::Gated(set) => set.change(removed, added),
         }
     }
 
@@ -56,23 +63,24 @@ impl Composer {
         &mut self,
         removed: &[&Contribution],
         added: &[&Contribution],
-    ) -> Result<Vec<Vec<f32>>, WeightsError> {
+    ) -> Result<Composed, WeightsError> {
         match self {
-            Self::Sum(sums) => sums.change_to_weights(removed, added),
-            Self::Joint(set) => {
-                let before = set.clone();
-                set.change(removed, added)?;
-                set.weights().inspect_err(|_| *set = before)
+            Self::Sum(sums) => Ok(Composed::Dense(sums.change_to_weights(removed, added)?)),
+            Self::Joint(_) | Self::Gated(_) => {
+                let before = self.clone();
+                self.change(removed, added)?;
+                self.weights().inspect_err(|_| *self = before)
             }
         }
     }
 
-    /// The weights of the set, row-major, one vector per editable matrix.
-    pub fn weights(&self) -> Result<Vec<Vec<f32>>, WeightsError> {
-        match self {
-            Self::Sum(sums) => Ok(sums.weights()),
-            Self::Joint(set) => set.weights(),
-        }
+    /// The weights of the set.
+    pub fn weights(&self) -> Result<Composed, WeightsError> {
+        Ok(match self {
+            Self::Sum(sums) => Composed::Dense(sums.weights()),
+            Self::Joint(set) => Composed::Dense(set.weights()?),
+            Self::Gated(set) => Composed::Gated(set.edits()?, set.digest()),
+        })
     }
 
     /// Digest of [`Composer::weights`].
@@ -80,6 +88,7 @@ impl Composer {
         match self {
             Self::Sum(sums) => Ok(sums.digest()),
             Self::Joint(set) => set.digest(),
+            Self::Gated(set) => Ok(set.digest()),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Weights by a joint solve over the active edits ([`crate::editor::joint`]).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 use rayon::prelude::*;
 
 use super::{
     Contribution, WeightsError,
+    active::Active,
     contribution::{Part, Values},
     digest::weights_digest,
 };
@@ -30,8 +31,7 @@ pub struct JointSet {
     shapes: Arc<[EditableMatrix]>,
     base: Arc<Vec<Vec<f32>>>,
     rules: Arc<[Rule]>,
-    /// With how often each is in the set.
-    edits: BTreeMap<Digest, (usize, Arc<Contribution>)>,
+    edits: Active<Contribution>,
 }
 
 impl JointSet {
@@ -42,7 +42,7 @@ impl JointSet {
         if !base.iter().map(Vec::len).eq(sizes) || rules.len() != shapes.len() {
             return Err(WeightsError::Malformed("base weights or rules do not fit the editable matrices".into()));
         }
-        Ok(Self { shapes: shapes.into(), base: Arc::new(base), rules: rules.into(), edits: BTreeMap::new() })
+        Ok(Self { shapes: shapes.into(), base: Arc::new(base), rules: rules.into(), edits: Active::default() })
     }
 
     /// The matrices that are solved for.
@@ -52,26 +52,7 @@ impl JointSet {
 
     /// Takes some contributions out and puts others in. On an error nothing has changed.
     pub fn change(&mut self, removed: &[&Contribution], added: &[&Contribution]) -> Result<(), WeightsError> {
-        for contribution in removed.iter().chain(added) {
-            contribution.check_shapes(&self.shapes)?;
-            if !contribution.parts().iter().all(|part| matches!(part.values, Values::Joint { .. })) {
-                return Err(WeightsError::Malformed("it is not of the joint composition".into()));
-            }
-        }
-        let mut edits = self.edits.clone();
-        for contribution in removed {
-            let digest = contribution.digest();
-            match edits.get_mut(&digest) {
-                Some((count, _)) if *count > 1 => *count -= 1,
-                Some(_) => drop(edits.remove(&digest)),
-                None => return Err(WeightsError::Malformed("what leaves the set never entered".into())),
-            }
-        }
-        for &contribution in added {
-            let entry = edits.entry(contribution.digest());
-            entry.or_insert_with(|| (0, Arc::new(contribution.clone()))).0 += 1;
-        }
-        self.edits = edits;
+        self.edits = self.edits.changed(&self.shapes, removed, added, |contribution| Ok(contribution.clone()))?;
         Ok(())
     }
 
@@ -107,12 +88,12 @@ impl JointSet {
 
     /// Rows of each edit at a matrix, and its left, right and key rows, in the order of the edits' digests.
     fn parts(&self, matrix: usize) -> impl Iterator<Item = (usize, [&[f32]; 3])> {
-        self.edits.values().flat_map(move |(count, contribution)| {
+        self.edits.iter().map(move |(_, contribution)| {
             let Part { n, values, .. } = &contribution.parts()[matrix];
             let Values::Joint { left, right, keys } = values else {
                 unreachable!("only contributions of the joint composition enter the set")
             };
-            std::iter::repeat_n((*n, [left.as_slice(), right.as_slice(), keys.as_slice()]), *count)
+            (*n, [left.as_slice(), right.as_slice(), keys.as_slice()])
         })
     }
 }

@@ -6,11 +6,8 @@ use candle_core::Tensor;
 use prometheus::IntGauge;
 use uuid::Uuid;
 
-use crate::{
-    digest::Digest,
-    model::{DenseMatrices, Projection},
-    telemetry::Metrics,
-};
+use super::Matrices;
+use crate::{digest::Digest, model::Projection, telemetry::Metrics};
 
 /// A set of active edits and the weights that it makes.
 ///
@@ -19,13 +16,13 @@ use crate::{
 pub struct Version {
     /// 0 is the base model; grows by one with each change of the set.
     pub number: u64,
-    /// Over the bits of the edited matrices.
+    /// Over the bits of the edited matrices; of edits behind a gate, over the base's and the edits' own.
     pub digest: Digest,
     /// Over base, editor, composition and the active contributions.
     pub set_digest: Digest,
     /// The edits in the set.
     pub active: Arc<BTreeSet<Uuid>>,
-    matrices: Arc<DenseMatrices>,
+    matrices: Matrices,
     resident: IntGauge,
 }
 
@@ -36,16 +33,16 @@ impl Version {
         digest: Digest,
         set_digest: Digest,
         active: Arc<BTreeSet<Uuid>>,
-        matrices: Arc<DenseMatrices>,
+        matrices: impl Into<Matrices>,
         metrics: &Metrics,
     ) -> Self {
         let resident = metrics.versions_resident.clone();
         resident.inc();
-        Self { number, digest, set_digest, active, matrices, resident }
+        Self { number, digest, set_digest, active, matrices: matrices.into(), resident }
     }
 
-    /// The edited matrices, `[d_out, d_in]` each.
-    pub fn matrices(&self) -> &Arc<DenseMatrices> {
+    /// The editable matrices under the set.
+    pub fn matrices(&self) -> &Matrices {
         &self.matrices
     }
 }
@@ -59,5 +56,9 @@ impl Drop for Version {
 impl Projection for Version {
     fn project(&self, matrix: usize, x: &Tensor) -> candle_core::Result<Tensor> {
         self.matrices.project(matrix, x)
+    }
+
+    fn begin_pass(&self) -> Option<Box<dyn Projection + '_>> {
+        self.matrices.begin_pass()
     }
 }

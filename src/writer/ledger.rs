@@ -12,9 +12,8 @@ use super::bench::Foundation;
 use crate::{
     digest::Digest,
     edit_log::Identity,
-    model::DenseMatrices,
     telemetry::Metrics,
-    weights::{Composer, Contribution, Version, WeightsError, set_digest, weights_digest},
+    weights::{Composed, Composer, Contribution, Matrices, Version, WeightsError, set_digest},
 };
 
 /// An edit that enters the set.
@@ -165,7 +164,7 @@ impl Ledger {
         self.make(self.head, &self.active, self.sums.weights()?, metrics)
     }
 
-    fn next_version(&self, step: &Step, weights: Vec<Vec<f32>>, metrics: &Metrics) -> Result<Version, WeightsError> {
+    fn next_version(&self, step: &Step, weights: Composed, metrics: &Metrics) -> Result<Version, WeightsError> {
         let mut active = self.active.clone();
         for id in &step.removed {
             active.remove(id);
@@ -178,16 +177,16 @@ impl Ledger {
         &self,
         number: u64,
         active: &BTreeMap<Uuid, Digest>,
-        weights: Vec<Vec<f32>>,
+        weights: Composed,
         metrics: &Metrics,
     ) -> Result<Version, WeightsError> {
-        let digest = weights_digest(self.sums.shapes(), &weights);
+        let digest = weights.digest(self.sums.shapes());
         // The empty set is the base model, bit for bit: no second copy of its weights.
         let matrices = if active.is_empty() {
             assert_eq!(digest, self.identity.base_weights, "the empty set is the base model");
-            Arc::clone(&self.foundation.base)
+            Matrices::from(Arc::clone(&self.foundation.base))
         } else {
-            Arc::new(DenseMatrices::from_vecs(self.sums.shapes(), weights, &self.foundation.device)?)
+            weights.into_matrices(self.sums.shapes(), &self.foundation.device)?
         };
         let set = self.digest_of(active.values().copied());
         let ids: BTreeSet<Uuid> = active.keys().copied().collect();

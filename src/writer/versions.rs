@@ -16,10 +16,9 @@ use super::{
 use crate::{
     edit_log::{EditLog, LogError, VersionRow},
     faults::{self, Point},
-    model::DenseMatrices,
     panics::caught,
     telemetry::Metrics,
-    weights::{Lease, Published, Version, VersionSource, WeightsError, weights_digest},
+    weights::{Lease, Published, Version, VersionSource, WeightsError},
 };
 
 /// Every version of the log, newest or old.
@@ -91,7 +90,7 @@ fn rebuild(
         _ => unavailable(error),
     })?;
     let weights = sums.weights()?;
-    let digest = weights_digest(&foundation.shapes, &weights);
+    let digest = weights.digest(&foundation.shapes);
     if digest != row.digest {
         let number = row.number;
         return Err(unavailable(format!(
@@ -99,8 +98,8 @@ fn rebuild(
             row.digest
         )));
     }
-    let matrices = DenseMatrices::from_vecs(&foundation.shapes, weights, &foundation.device)?;
-    Ok(Version::new(row.number, digest, row.set_digest, Arc::new(then), Arc::new(matrices), metrics))
+    let matrices = weights.into_matrices(&foundation.shapes, &foundation.device)?;
+    Ok(Version::new(row.number, digest, row.set_digest, Arc::new(then), matrices, metrics))
 }
 
 fn unavailable(error: impl std::fmt::Display) -> WeightsError {

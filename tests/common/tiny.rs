@@ -5,7 +5,11 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 
 use amend::{
     digest::Digest,
-    editor::{CompositionKind, Manifest, folder, folder::BaseModel},
+    editor::{
+        CompositionKind, Manifest, folder,
+        folder::BaseModel,
+        gate::{Gate, Scalars},
+    },
     model::{LoadOptions, Model, capture},
     training::{Recipe, trainable::Trainable},
 };
@@ -67,6 +71,12 @@ pub fn write_editor(path: &Path, model: &Path, composition: CompositionKind, see
     let states = capture::read(&model, &passages).unwrap();
     let captured: Vec<_> = capture::capture(&model, &states).unwrap().into_iter().map(Arc::new).collect();
     editor.observe(&captured).unwrap();
+    if composition == CompositionKind::Gated {
+        // Behind it an edit speaks at its own key, and hardly elsewhere.
+        let scalars = Scalars { sharpness: 60.0, threshold: 0.9, growth: 0.0 };
+        let map = uniform(&mut rng, &[HIDDEN, HIDDEN], 1.0);
+        editor.stand_behind(Gate { map, mean: Tensor::zeros(HIDDEN, DType::F32, &Device::Cpu).unwrap(), scalars });
+    }
     for (name, variable, _) in editor.variables(0.0, 0.0) {
         if name.ends_with(".u") {
             variable.set(&uniform(&mut rng, variable.dims(), 0.05)).unwrap();

@@ -42,7 +42,7 @@ async fn log(composition: CompositionKind) -> Log {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compacted_log_is_verified_and_goes_on() {
-    for composition in [CompositionKind::Sum, CompositionKind::Joint] {
+    for composition in [CompositionKind::Sum, CompositionKind::Joint, CompositionKind::Gated] {
         let Log { files, gone, digests } = log(composition).await;
         let said = compact(&files, &["--older-than", "1"]).good();
         assert!(said.starts_with("nothing to drop"), "{said}");

@@ -224,7 +224,7 @@ pub fn contribution(data: &[u8]) {
     let Ok(read) = Contribution::from_bytes(data, &shapes) else { return };
     assert_eq!(read.to_bytes(), data);
     let base = [vec![0.5; 6], vec![-0.25; 8]].to_vec();
-    let base = DenseMatrices::from_vecs(&shapes, base, &Device::Cpu).unwrap();
+    let base = Arc::new(DenseMatrices::from_vecs(&shapes, base, &Device::Cpu).unwrap());
     let mut sums = Composer::new(&shapes, &base, &Composition::Sum).unwrap();
     let before = sums.digest().unwrap();
     if sums.change(&[], &[&read]).is_ok() {

@@ -25,6 +25,7 @@ mod commands;
 mod crowd;
 mod edits;
 mod errors;
+mod gated;
 mod generation;
 mod holding;
 mod interface;

@@ -4,25 +4,26 @@
 //! `W <- W + lr_W * sum_t delta~_t u~_t^T`, with `(u~, delta~)` the network's output on the normalised factors and one
 //! learned `lr_W` per matrix. The sign is plus, as in the reference implementation (algs/mend.py): the network learns it.
 //!
-//! Two things go beyond the paper, and an editor has them only if it was trained with them. Whitening multiplies each `u~`
+//! Three things go beyond the paper, and an editor has them only if it was trained with them. Whitening multiplies each `u~`
 //! by a fixed matrix, so that it speaks little on the inputs that a matrix commonly sees. Ridges make the editor one of
-//! the joint composition ([`super::joint`]): its edits are the rows at the positions that predict the target.
+//! the joint composition ([`super::joint`]), a gate one whose edits stand beside the base weights ([`super::gate`]): either
+//! way its edits are the rows at the positions that predict the target.
 
 mod network;
 mod statistics;
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use candle_core::{DType, Tensor};
 
 pub use network::{LAYERS, Layer, LayerNames, Network};
 pub use statistics::{Normal, Statistics};
 
-use super::{Composition, Delta, Editor, EditorError, Manifest, MatrixDelta};
+use super::{Composition, Delta, Editor, EditorError, Manifest, MatrixDelta, gate::Gate};
 use crate::{
     digest::Digest,
     model::{
-        EditableMatrix, Model, TrunkState,
+        EditableMatrix, Kind, Model, TrunkState,
         capture::{Captured, Factors},
         layers::linear::frozen_matmul,
     },
@@ -77,7 +78,7 @@ pub struct Mend {
     pub networks: Vec<Network>,
     /// `[matrices]`
     pub learning_rates: Tensor,
-    /// `[matrices]`, natural logarithms; none for an editor whose edits are added up.
+    /// `[matrices]`, natural logarithms; none for an editor whose edits are not solved for.
     pub log_ridges: Option<Tensor>,
     composition: Composition,
     /// By matrix, `[d_in, d_in]`: `u~ <- whitening u~`; none where the network's output is taken as it is.
@@ -110,7 +111,12 @@ impl Mend {
             let why = format!("it edits {:?}, but the model was loaded with {names:?} editable", manifest.matrices);
             return Err(malformed(why));
         }
-        Self::from_tensors(model.editable(), tensors, manifest.tensors_digest, model.device()).map_err(malformed)
+        let mend = Self::from_tensors(model.editable(), tensors, manifest.tensors_digest, model.device());
+        let mend = mend.map_err(malformed)?;
+        match mend.gate().is_some() && model.kind() != Kind::Causal {
+            true => Err(malformed(format!("its edits stand behind a gate, which {} can not ask", model.kind()))),
+            false => Ok(mend),
+        }
     }
 
     /// Reads the networks from tensors named as the reference names them; says what does not fit.
@@ -141,12 +147,15 @@ impl Mend {
             true => Some(take(LOG_RIDGES, &[matrices.len()], DType::F32)?),
             false => None,
         };
-        let composition = match &log_ridges {
-            None => Composition::Sum,
-            Some(logs) => {
+        let gate = Gate::from_tensors(tensors, matrices.first().map_or(0, |matrix| matrix.d_in), device)?;
+        let composition = match (gate, &log_ridges) {
+            (Some(gate), None) => Composition::Gated(Arc::new(gate)),
+            (None, None) => Composition::Sum,
+            (None, Some(logs)) => {
                 let logs = logs.to_vec1::<f32>().map_err(|error| error.to_string())?;
                 Composition::Joint { ridges: logs.into_iter().map(f32::exp).collect() }
             }
+            (Some(_), Some(_)) => return Err(format!("it has both a gate and {LOG_RIDGES:?}")),
         };
         let whitening = match matrices.iter().any(|matrix| tensors.contains_key(&whitening_name(matrix))) {
             true => Some(
@@ -169,6 +178,9 @@ impl Mend {
         }
         if let Some(ridges) = &self.log_ridges {
             tensors.insert(LOG_RIDGES.to_owned(), ridges.detach());
+        }
+        if let Composition::Gated(gate) = &self.composition {
+            gate.insert_tensors(&mut tensors)?;
         }
         for (matrix, whitening) in self.matrices.iter().zip(self.whitening.iter().flatten()) {
             tensors.insert(whitening_name(matrix), whitening.clone());
@@ -205,6 +217,14 @@ impl Mend {
         Ok(pseudo.into_iter().map(|pseudo| pseudo.expect("every matrix has a network")).collect())
     }
 
+    /// The gate that its edits stand behind, if they do.
+    pub fn gate(&self) -> Option<&Arc<Gate>> {
+        match &self.composition {
+            Composition::Gated(gate) => Some(gate),
+            _ => None,
+        }
+    }
+
     /// The learning rate of one matrix, `[1]`, as part of the graph.
     pub fn learning_rate(&self, matrix: usize) -> candle_core::Result<Tensor> {
         self.learning_rates.narrow(0, matrix, 1)
@@ -225,17 +245,15 @@ impl Editor for Mend {
     }
 
     fn edit(&self, _: &Model, _: &TrunkState, captured: &Captured) -> Result<Delta, EditorError> {
-        let captured = &match self.log_ridges {
-            None => captured.clone(),
-            Some(_) => captured.at_answers()?,
-        };
+        let sum = matches!(self.composition, Composition::Sum);
+        let captured = &if sum { captured.clone() } else { captured.at_answers()? };
         let pseudo = self.transform(&captured.factors)?;
         let deltas = pseudo.into_iter().zip(&captured.factors).enumerate().map(|(matrix, (pseudo, factors))| {
             let left = pseudo.delta.broadcast_mul(&self.learning_rate(matrix)?)?;
             let right = pseudo.u.contiguous()?;
-            Ok(match self.log_ridges {
-                None => MatrixDelta::LowRank { left, right },
-                Some(_) => MatrixDelta::Joint { keys: factors.u.clone(), left, right },
+            Ok(match sum {
+                true => MatrixDelta::LowRank { left, right },
+                false => MatrixDelta::Joint { keys: factors.u.clone(), left, right },
             })
         });
         Ok(Delta(deltas.collect::<Result<_, EditorError>>()?))

@@ -32,6 +32,9 @@ impl Block {
         let normal = self.attention_norm.forward(x)?;
         let attended = again(self.attended_norm.as_ref(), self.attention.forward(&normal, plan, cache, weights)?)?;
         let x = (plan.select(x)? + attended)?;
+        if let Some(rows) = &plan.select {
+            weights.keep_rows(rows)?;
+        }
         let normal = match &self.mlp_norm {
             Some(norm) => norm.forward(&x)?,
             None => plan.select(&normal)?,

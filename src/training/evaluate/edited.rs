@@ -1,11 +1,30 @@
 //! The tail under one edit, or under several that were composed.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use crate::{
-    editor::{Delta, EditorError, MatrixDelta},
+    editor::{
+        Composition, Delta, EditorError, MatrixDelta,
+        gated::{GatedEdit, GatedEdits},
+    },
     model::{DenseMatrices, Projection, layers::linear::frozen_matmul},
 };
+
+/// What a model multiplies by under edits whose composition this is, in their order.
+pub(super) fn under<'a>(
+    base: &'a Arc<DenseMatrices>,
+    composition: &Composition,
+    edits: &[&Delta],
+) -> Result<Box<dyn Projection + 'a>, EditorError> {
+    let Composition::Gated(gate) = composition else {
+        return Ok(Box::new(Edited::new(base, &composition.compose(edits)?)?));
+    };
+    let edits = edits.iter().map(|delta| Ok(Arc::new(GatedEdit::from_delta(gate, delta)?)));
+    let edits = edits.collect::<Result<Vec<_>, EditorError>>()?;
+    Ok(Box::new(GatedEdits::new(Arc::clone(base), Arc::clone(gate), edits)?))
+}
 
 /// Rows from which a low-rank change is added to the base: beside it, each token would pay for all of them.
 const DENSE_ROWS: usize = 48;

@@ -5,7 +5,7 @@ use std::{
     ops::Range,
 };
 
-use super::{Candidate, Choice, Edited, EvaluateOptions, Figures, Inputs, Outcome, Request, SetReport, Subject};
+use super::{Candidate, Choice, EvaluateOptions, Figures, Inputs, Outcome, Request, SetReport, Subject, edited::under};
 use crate::{
     editor::{Composition, Delta, EditorError, MatrixDelta},
     training::{TrainingError, parallel::Workers},
@@ -25,7 +25,8 @@ pub(super) struct Groups<'a> {
 
 /// The edits of a group under one editor.
 struct Edits {
-    composed: Delta,
+    /// Those that were made, in order; dense ones as their sum.
+    gathered: Vec<Delta>,
     /// By record: how long its edit took, and whether it could not be made.
     made: Vec<(f64, bool)>,
 }
@@ -115,12 +116,12 @@ impl Groups<'_> {
         place: usize,
         unedited: &BTreeMap<usize, Outcome>,
     ) -> Result<Outcome, TrainingError> {
-        let (composed, milliseconds) = self.delta(candidate, place)?;
-        let composed = composed.and_then(|delta| candidate.editor.composition().compose(&[&delta]));
-        let edited = composed.and_then(|delta| Edited::new(self.inputs.model.base(), &delta));
+        let (delta, milliseconds) = self.delta(candidate, place)?;
+        let base = self.inputs.model.base();
+        let edited = delta.and_then(|delta| under(base, &candidate.editor.composition(), &[&delta]));
         let milliseconds = Some(milliseconds);
         match edited {
-            Ok(edited) => Ok(Outcome { milliseconds, ..self.subject(place)?.measure(&edited)? }),
+            Ok(edited) => Ok(Outcome { milliseconds, ..self.subject(place)?.measure(edited.as_ref())? }),
             Err(EditorError::NonFinite { .. }) => {
                 Ok(Outcome { milliseconds, failed: true, ..unedited[&place].clone() })
             }
@@ -129,9 +130,10 @@ impl Groups<'_> {
     }
 
     fn group(&self, candidate: &Candidate, group: &Group) -> Result<Vec<Outcome>, TrainingError> {
-        let Edits { composed, made } = self.edits(candidate, &group.edited)?;
-        let edited = Edited::new(self.inputs.model.base(), &composed)?;
-        let outcomes = self.each(&group.measured, |place| self.subject(place)?.measure(&edited))?;
+        let Edits { gathered, made } = self.edits(candidate, &group.edited)?;
+        let gathered: Vec<&Delta> = gathered.iter().collect();
+        let edited = under(self.inputs.model.base(), &candidate.editor.composition(), &gathered)?;
+        let outcomes = self.each(&group.measured, |place| self.subject(place)?.measure(edited.as_ref()))?;
         let made = group.measured.iter().map(|place| made[place - group.edited[0]]);
         let noted = outcomes.into_iter().zip(made);
         Ok(noted.map(|(outcome, (ms, failed))| Outcome { milliseconds: Some(ms), failed, ..outcome }).collect())
@@ -153,8 +155,7 @@ impl Groups<'_> {
                 }
             }
         }
-        let composed = composition.compose(&gathered.iter().collect::<Vec<_>>())?;
-        Ok(Edits { composed, made })
+        Ok(Edits { gathered, made })
     }
 
     fn delta(&self, candidate: &Candidate, place: usize) -> Result<(Result<Delta, EditorError>, f64), TrainingError> {

@@ -293,7 +293,7 @@ async fn many_edits_are_scored_in_batches_and_each_as_it_reads() {
     let (bench, newest) = (SmallBench::default(), world.newest().await);
     expected.retain(|(_, prompt, target)| {
         let passage = bench.passage(prompt, Some(target)).unwrap();
-        let reading = bench.measure(std::slice::from_ref(&passage), newest.matrices().as_ref()).unwrap().remove(0);
+        let reading = bench.measure(std::slice::from_ref(&passage), newest.matrices()).unwrap().remove(0);
         !bench.figures(&passage, &reading).unwrap().greedy
     });
     let lost: Vec<Uuid> = report.lost.iter().map(|lost| lost.id).collect();
