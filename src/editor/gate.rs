@@ -73,7 +73,18 @@ impl Gate {
         };
         let scalars = take(SCALARS, &[3])?.to_vec1::<f32>().map_err(|error| error.to_string())?;
         let scalars = Scalars { sharpness: scalars[0], threshold: scalars[1], growth: scalars[2] };
-        Ok(Some(Self { map: take(MAP, &[rank, d_in])?, mean: take(MEAN, &[d_in])?, scalars }))
+        let gate = Self { map: take(MAP, &[rank, d_in])?, mean: take(MEAN, &[d_in])?, scalars };
+        match gate.is_finite().map_err(|error| error.to_string())? && scalars.sharpness > 0.0 {
+            true => Ok(Some(gate)),
+            false => Err(format!("its gate has a number that is not finite, or the sharpness {}", scalars.sharpness)),
+        }
+    }
+
+    /// A sum of magnitudes is finite only if all of them are.
+    fn is_finite(&self) -> Result<bool> {
+        let size = |tensor: &Tensor| tensor.abs()?.sum_all()?.to_scalar::<f32>();
+        let Scalars { sharpness, threshold, growth } = self.scalars;
+        Ok((size(&self.map)? + size(&self.mean)? + sharpness + threshold + growth).is_finite())
     }
 
     /// Adds its tensors to an editor's.
@@ -164,6 +175,10 @@ mod tests {
         let read = Gate::from_tensors(&tensors, 4, &Device::Cpu).unwrap().unwrap();
         assert_eq!(read.scalars, gate(0.1).scalars);
         assert!(Gate::from_tensors(&tensors, 5, &Device::Cpu).unwrap_err().contains("expected [3, 5]"));
+        let broken = Tensor::new(&[f32::NAN, 0.5, 0.0], &Device::Cpu).unwrap();
+        let whole = tensors.insert(SCALARS.to_owned(), broken).unwrap();
+        assert!(Gate::from_tensors(&tensors, 4, &Device::Cpu).unwrap_err().contains("not finite"));
+        tensors.insert(SCALARS.to_owned(), whole);
         tensors.remove(MEAN);
         assert!(Gate::from_tensors(&tensors, 4, &Device::Cpu).unwrap_err().contains("is missing"));
     }

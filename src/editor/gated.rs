@@ -30,9 +30,14 @@ pub struct Terms {
 }
 
 impl GatedEdit {
-    /// From the keys `[n, d_in]` at the first editable matrix, and the terms of every matrix.
+    /// From the keys `[n, d_in]` at the first editable matrix, and the terms of every matrix. An edit without a key (its answer
+    /// had no gradient) is never heard.
     pub fn new(gate: &Gate, keys: &Tensor, parts: Vec<Terms>) -> Result<Self> {
-        Ok(Self { readings: gate.read(keys)?.flatten_all()?.to_vec1()?, keys: keys.dim(0)?, parts })
+        let readings = match keys.dim(0)? {
+            0 => Vec::new(),
+            _ => gate.read(keys)?.flatten_all()?.to_vec1()?,
+        };
+        Ok(Self { readings, keys: keys.dim(0)?, parts })
     }
 
     /// From an edit's delta.

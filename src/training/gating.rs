@@ -5,7 +5,8 @@
 //! They are centred and whitened by what tells wordings apart: with `D` the second moment of the difference between the inputs at an
 //! answer behind a record's prompt and behind its paraphrase, by `B = (D + e I)^-1/2`; the map begins as the directions in which whitened
 //! inputs vary most. A step draws records, in sets of several sizes; a paraphrase should be given to its own edit among its
-//! set, and a neighbour or a position of running text to silence: cross entropies over the shares. The threshold and what it gains
+//! set, or to silence if its edit is not in it; a neighbour, a position of running text, and what comes before the answer or after it in the
+//! record's own texts, to silence: cross entropies over the shares. The threshold and what it gains
 //! with the number of edits are then set on records that were held out, so that a given share of their neighbours meets silence.
 
 use std::{ops::Range, sync::Mutex};
@@ -43,8 +44,13 @@ const WARMUP: u64 = 30;
 const LEARNING_RATE: f64 = 3e-3;
 /// Of the sharpness, the threshold and its growth.
 const SCALAR_RATE: f64 = 1e-2;
-/// Weight of the cross entropy of running text beside those of paraphrases and neighbours.
+/// Weights of cross entropies beside those of paraphrases and neighbours: of running text, of other places in the record's own
+/// texts, of paraphrases of edits that are not active.
 const TEXT_WEIGHT: f64 = 0.3;
+const ELSEWHERE_WEIGHT: f64 = 0.5;
+const STRANGER_WEIGHT: f64 = 0.5;
+/// Other places that are kept of each record.
+const ELSEWHERE: usize = 6;
 /// Standard deviation of what is added to whitened inputs in each dimension.
 const NOISE: f32 = 0.1;
 /// What the logarithm of the sharpness, the threshold and its growth start at.
@@ -87,6 +93,8 @@ struct Inputs {
     prompts: Tensor,
     paraphrases: Tensor,
     neighbours: Tensor,
+    /// In the record's own texts where its answer is not due, [`ELSEWHERE`] for each of the `n`.
+    elsewhere: Tensor,
     /// At positions of running text, `[m, d_in]`.
     text: Option<Tensor>,
     /// Which record each of the `n` belongs to, never falling.
@@ -100,13 +108,19 @@ impl Inputs {
             sources.inputs(&texts, Passage::predicting)
         };
         let (paraphrases, neighbours) = (answers(Corpus::paraphrase)?, answers(Corpus::locality)?);
-        let mut kept: [Vec<Tensor>; 3] = Default::default();
+        let [about, again] = [Corpus::prompt, Corpus::paraphrase].map(|index| {
+            let texts: Vec<usize> = sources.records.iter().map(|record| index(*record)).collect();
+            sources.inputs(&texts, elsewhere)
+        });
+        let mut elsewhere = about?.into_iter().zip(again?);
+        let mut kept: [Vec<Tensor>; 4] = Default::default();
         let mut records = Vec::new();
         let captured = sources.factors.of(sources.records, sources.workers)?;
         for (record, ((captured, paraphrase), neighbour)) in
             captured.iter().zip(paraphrases).zip(neighbours).enumerate()
         {
             let prompt = &captured.factors[0].u;
+            let beside = elsewhere.next();
             // A row without a gradient is no key; what is compared must be at the same token of the answer.
             if prompt.dims() != paraphrase.dims() || prompt.dim(0)? == 0 {
                 continue;
@@ -118,14 +132,28 @@ impl Inputs {
             kept[0].push(prompt.clone());
             kept[1].push(paraphrase);
             kept[2].push(neighbour.index_select(&Tensor::new(own, &Device::Cpu)?, 0)?);
+            if let Some((about, again)) = beside {
+                let beside = Tensor::cat(&[about, again], 0)?;
+                kept[3].extend(std::iter::repeat_n(beside, rows));
+            }
         }
         if records.is_empty() {
             return Err(TrainingError::Refused("no record has a key that a gate could be trained on".to_owned()));
         }
         let text = sources.inputs(sources.windows, |passage| (0..passage.ids.len() as u32).collect())?;
         let text = if text.is_empty() { None } else { Some(Tensor::cat(&text, 0)?) };
-        let [prompts, paraphrases, neighbours] = kept.map(|rows| Tensor::cat(&rows, 0));
-        Ok(Self { prompts: prompts?, paraphrases: paraphrases?, neighbours: neighbours?, text, records })
+        let [prompts, paraphrases, neighbours, elsewhere] = kept.map(|rows| Tensor::cat(&rows, 0));
+        let (prompts, paraphrases, neighbours, elsewhere) = (prompts?, paraphrases?, neighbours?, elsewhere?);
+        Ok(Self { prompts, paraphrases, neighbours, elsewhere, text, records })
+    }
+}
+
+/// Three places of a text where its answer is not due: behind it, just before it, and half-way to it.
+fn elsewhere(passage: &Passage) -> Vec<u32> {
+    let behind = passage.ids.len() as u32 - 1;
+    match passage.predicting().first() {
+        Some(first) if *first > 0 => vec![behind, first - 1, (first - 1) / 2],
+        _ => vec![behind; 3],
     }
 }
 
@@ -270,8 +298,9 @@ impl Variables {
     }
 
     fn loss(&self, batch: &Batch) -> CandleResult<Tensor> {
-        let [prompts, paraphrases, neighbours] = [&batch.prompts, &batch.paraphrases, &batch.neighbours];
-        let (keys, paraphrases, neighbours) = (self.read(prompts)?, self.read(paraphrases)?, self.read(neighbours)?);
+        let [keys, paraphrases, neighbours, elsewhere] =
+            [&batch.prompts, &batch.paraphrases, &batch.neighbours, &batch.elsewhere].map(|rows| self.read(rows));
+        let (keys, paraphrases, neighbours, elsewhere) = (keys?, paraphrases?, neighbours?, elsewhere?);
         let text = batch.text.as_ref().map(|text| self.read(text)).transpose()?;
         let (count, rank) = keys.dims2()?;
         let sizes: Vec<usize> = SETS.into_iter().filter(|size| *size <= count).collect();
@@ -284,9 +313,16 @@ impl Variables {
             let own = in_groups(&keys)?.transpose(1, 2)?.contiguous()?;
             let shares = |asking: &Tensor| self.log_shares(&in_groups(asking)?.matmul(&own)?);
             let eye = Tensor::eye(size, DType::F32, &Device::Cpu)?;
+            let silence = |asking: &Tensor| shares(asking)?.narrow(2, 0, 1)?.mean_all();
             let said = shares(&paraphrases)?.narrow(2, 1, size)?.broadcast_mul(&eye)?.sum_all()?;
-            let silent = shares(&neighbours)?.narrow(2, 0, 1)?.mean_all()?;
-            let mut likely = ((said / (groups * size) as f64)? + silent)?;
+            let mut likely = ((said / (groups * size) as f64)? + silence(&neighbours)?)?;
+            likely = (likely + (silence(&elsewhere)? * ELSEWHERE_WEIGHT)?)?;
+            if groups > 1 {
+                // The next set's.
+                let rest = paraphrases.narrow(0, size, count - size)?;
+                let strangers = Tensor::cat(&[&rest, &paraphrases.narrow(0, 0, size)?], 0)?;
+                likely = (likely + (silence(&strangers)? * STRANGER_WEIGHT)?)?;
+            }
             if let Some(text) = &text {
                 let shares = self.log_shares(&text.unsqueeze(0)?.matmul(&own.narrow(0, 0, 1)?)?)?;
                 likely = (likely + (shares.narrow(2, 0, 1)?.mean_all()? * TEXT_WEIGHT)?)?;
@@ -302,6 +338,7 @@ struct Batch {
     prompts: Tensor,
     paraphrases: Tensor,
     neighbours: Tensor,
+    elsewhere: Tensor,
     text: Option<Tensor>,
 }
 
@@ -310,6 +347,7 @@ fn fit(inputs: &Inputs, records: &[Range<usize>], frame: &Frame, seed: u64) -> C
         prompts: frame.whitened(&inputs.prompts)?,
         paraphrases: frame.whitened(&inputs.paraphrases)?,
         neighbours: frame.whitened(&inputs.neighbours)?,
+        elsewhere: frame.whitened(&inputs.elsewhere)?,
         text: inputs.text.as_ref().map(|text| frame.whitened(text)).transpose()?,
     };
     let variables = Variables { map: Var::from_tensor(&frame.map)?, scalars: Var::new(&INITIAL, &Device::Cpu)? };
@@ -339,7 +377,9 @@ fn schedule(step: u64) -> f64 {
 fn drawn(all: &Batch, records: &[Range<usize>], rng: &mut ChaCha8Rng) -> CandleResult<Batch> {
     let own = sample(rng, records.len(), BATCH.min(records.len()));
     let rows: Vec<u32> = own.into_iter().map(|record| rng.random_range(records[record].clone()) as u32).collect();
-    let rows = Tensor::new(rows, &Device::Cpu)?;
+    let beside: Vec<u32> =
+        rows.iter().map(|row| row * ELSEWHERE as u32 + rng.random_range(0..ELSEWHERE) as u32).collect();
+    let (rows, beside) = (Tensor::new(rows, &Device::Cpu)?, Tensor::new(beside, &Device::Cpu)?);
     let text = match &all.text {
         Some(text) => {
             let positions = sample(rng, text.dim(0)?, TEXT_BATCH.min(text.dim(0)?)).into_iter();
@@ -352,6 +392,7 @@ fn drawn(all: &Batch, records: &[Range<usize>], rng: &mut ChaCha8Rng) -> CandleR
         prompts: noisy(&all.prompts.index_select(&rows, 0)?, rng)?,
         paraphrases: noisy(&all.paraphrases.index_select(&rows, 0)?, rng)?,
         neighbours: noisy(&all.neighbours.index_select(&rows, 0)?, rng)?,
+        elsewhere: noisy(&all.elsewhere.index_select(&beside, 0)?, rng)?,
         text,
     })
 }
@@ -438,6 +479,7 @@ mod tests {
             prompts: with(0.0, &own),
             paraphrases: with(3.0, &own),
             neighbours: with(0.0, &random(&[records, WIDTH - 1], 3)),
+            elsewhere: random(&[records * ELSEWHERE, WIDTH], 5),
             text: Some(random(&[records, WIDTH], 4)),
             records: (0..records).collect(),
         }

@@ -146,6 +146,24 @@ fn an_edit_at_its_key_adds_its_delta() {
 }
 
 #[test]
+fn an_edit_without_a_key_is_never_heard() {
+    let none = |width| Tensor::from_vec(Vec::<f32>::new(), (0, width), &Device::Cpu).unwrap();
+    let parts = shapes().into_iter().map(|shape| MatrixDelta::Joint {
+        keys: none(shape.d_in),
+        left: none(shape.d_out),
+        right: none(shape.d_in),
+    });
+    let keyless = Contribution::from_delta(&Delta(parts.collect())).unwrap();
+    let (mut set, x) = (empty(), inputs([1].into_iter()));
+    let before = answers(&set, &x);
+    set.change(&[], &[&keyless]).unwrap();
+    assert_eq!(answers(&set, &x), before);
+    assert_ne!(set.digest(), empty().digest(), "it is in the set all the same");
+    set.change(&[], &[&contribution(1)]).unwrap();
+    assert_ne!(answers(&set, &x), before);
+}
+
+#[test]
 fn a_row_does_not_depend_on_the_rows_beside_it_nor_on_which_are_kept() {
     let mut set = empty();
     set.change(&[], &[&contribution(1), &contribution(2), &contribution(5)]).unwrap();
