@@ -302,6 +302,7 @@ impl Variables {
             [&batch.prompts, &batch.paraphrases, &batch.neighbours, &batch.elsewhere].map(|rows| self.read(rows));
         let (keys, paraphrases, neighbours, elsewhere) = (keys?, paraphrases?, neighbours?, elsewhere?);
         let text = batch.text.as_ref().map(|text| self.read(text)).transpose()?;
+        let likeness = batch.likeness()?;
         let (count, rank) = keys.dims2()?;
         let sizes: Vec<usize> = SETS.into_iter().filter(|size| *size <= count).collect();
         let weight = |size: usize| 1.0 + SET_WEIGHT * (size as f64).ln();
@@ -318,9 +319,7 @@ impl Variables {
             let mut likely = ((said / (groups * size) as f64)? + silence(&neighbours)?)?;
             likely = (likely + (silence(&elsewhere)? * ELSEWHERE_WEIGHT)?)?;
             if groups > 1 {
-                // The next set's.
-                let rest = paraphrases.narrow(0, size, count - size)?;
-                let strangers = Tensor::cat(&[&rest, &paraphrases.narrow(0, 0, size)?], 0)?;
+                let strangers = paraphrases.index_select(&strangers(&likeness, size)?, 0)?;
                 likely = (likely + (silence(&strangers)? * STRANGER_WEIGHT)?)?;
             }
             if let Some(text) = &text {
@@ -340,6 +339,25 @@ struct Batch {
     neighbours: Tensor,
     elsewhere: Tensor,
     text: Option<Tensor>,
+}
+
+impl Batch {
+    /// How like each record's key is to each other's, `[n][n]`.
+    fn likeness(&self) -> CandleResult<Vec<Vec<f32>>> {
+        let length = (self.prompts.sqr()?.sum_keepdim(D::Minus1)? + 1e-12)?.sqrt()?;
+        let keys = self.prompts.broadcast_div(&length)?;
+        keys.matmul(&keys.t()?)?.to_vec2()
+    }
+}
+
+/// For each record, the one outside of its set of `size` whose key is most like its own: the hardest to tell from those of the
+/// set. `[n]`, u32.
+fn strangers(likeness: &[Vec<f32>], size: usize) -> CandleResult<Tensor> {
+    let nearest = |(own, alike): (usize, &Vec<f32>)| {
+        let others = alike.iter().enumerate().filter(|(other, _)| other / size != own / size);
+        others.max_by(|a, b| a.1.total_cmp(b.1)).map_or(own as u32, |(other, _)| other as u32)
+    };
+    Tensor::new(likeness.iter().enumerate().map(nearest).collect::<Vec<_>>(), &Device::Cpu)
 }
 
 fn fit(inputs: &Inputs, records: &[Range<usize>], frame: &Frame, seed: u64) -> CandleResult<Gate> {
@@ -506,6 +524,14 @@ mod tests {
         let known = speakers(&inputs.paraphrases).iter().enumerate().filter(|(i, own)| most(own) == Some(*i)).count();
         let silent = speakers(&inputs.neighbours).iter().filter(|own| most(own).is_none()).count();
         assert!(known >= 36 && silent >= 28, "{known} known, {silent} silent, of 40");
+    }
+
+    #[test]
+    fn a_stranger_is_the_nearest_of_another_set() {
+        let likeness = vec![vec![1.0, 0.9, 0.1, 0.2], vec![0.9, 1.0, 0.3, 0.1], vec![0.1, 0.3, 1.0, 0.8], vec![0.2; 4]];
+        let of = |size| strangers(&likeness, size).unwrap().to_vec1::<u32>().unwrap();
+        assert_eq!(of(1)[..3], [1, 0, 3]);
+        assert_eq!(of(2)[..3], [3, 2, 1]);
     }
 
     #[test]
