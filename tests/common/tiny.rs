@@ -73,7 +73,7 @@ pub fn write_editor(path: &Path, model: &Path, composition: CompositionKind, see
     editor.observe(&captured).unwrap();
     if composition == CompositionKind::Gated {
         // Behind it an edit speaks at its own key, and hardly elsewhere.
-        let scalars = Scalars { sharpness: 60.0, threshold: 0.9, growth: 0.0 };
+        let scalars = Scalars { sharpness: 400.0, threshold: 0.97, growth: 0.0 };
         let map = uniform(&mut rng, &[HIDDEN, HIDDEN], 1.0);
         editor.stand_behind(Gate { map, mean: Tensor::zeros(HIDDEN, DType::F32, &Device::Cpu).unwrap(), scalars });
     }
