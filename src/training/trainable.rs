@@ -84,7 +84,7 @@ impl Trainable {
         self.whitening = whitening;
     }
 
-    /// Sets the gate that the edits stand behind ([`super::gating`]).
+    /// Sets the gate that the edits stand behind, as a run trains it before its first step.
     pub fn stand_behind(&mut self, gate: Gate) {
         self.gate = Some(gate);
     }
