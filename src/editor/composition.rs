@@ -60,6 +60,9 @@ impl Composition {
     /// One change from those of several edits, in their order; no part of it is a [`MatrixDelta::Joint`]. Refused behind a gate,
     /// where edits stay apart ([`super::gated::GatedEdits`]).
     pub fn compose(&self, deltas: &[&Delta]) -> Result<Delta, EditorError> {
+        if let Self::Gated(_) = self {
+            return Err(EditorError::Composition("edits behind a gate stay apart: they have no sum".to_owned()));
+        }
         let matrices = deltas.first().map_or(0, |delta| delta.0.len());
         let of_matrix = |matrix| deltas.iter().map(move |delta| &delta.0[matrix]);
         let composed = (0..matrices).map(|matrix| match self.rule(matrix) {

@@ -26,7 +26,6 @@ pub struct Terms {
     pub left: Vec<f32>,
     /// `[n, d_in]`
     pub right: Vec<f32>,
-    pub n: usize,
 }
 
 impl GatedEdit {
@@ -49,7 +48,7 @@ impl GatedEdit {
                 return Err(EditorError::Composition("an edit behind a gate has keys; this one has none".to_owned()));
             };
             first.get_or_insert(keys);
-            parts.push(Terms { left: host(left)?, right: host(right)?, n: left.dim(0)? });
+            parts.push(Terms { left: host(left)?, right: host(right)? });
         }
         let keys = first.ok_or_else(|| EditorError::Composition("an edit of no matrices".to_owned()))?;
         let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
@@ -62,7 +61,7 @@ impl GatedEdit {
 
     /// Adds what it says at `x [d_in]` with a share of its voice to `y [d_out]`.
     fn add(&self, matrix: usize, share: f32, x: &[f32], y: &mut [f32]) {
-        let Terms { left, right, .. } = &self.parts[matrix];
+        let Terms { left, right } = &self.parts[matrix];
         for (left, right) in left.chunks_exact(y.len()).zip(right.chunks_exact(x.len())) {
             let said = share * right.iter().zip(x).map(|(a, b)| a * b).sum::<f32>();
             y.iter_mut().zip(left).for_each(|(y, left)| *y += said * left);

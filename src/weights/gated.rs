@@ -77,7 +77,7 @@ impl GatedSet {
                 unreachable!("only rows with keys enter the set")
             };
             keys.get_or_insert((own, *n, *d_in));
-            terms.push(Terms { left: left.clone(), right: right.clone(), n: *n });
+            terms.push(Terms { left: left.clone(), right: right.clone() });
         }
         let (keys, n, d_in) = keys.ok_or_else(|| WeightsError::Malformed("it is of no matrices".into()))?;
         let keys = Tensor::from_slice(keys, (n, d_in), &Device::Cpu)?.to_device(self.gate.map.device())?;
