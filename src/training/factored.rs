@@ -230,3 +230,58 @@ impl Projection for Factored<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        editor::{
+            gate::Scalars,
+            gated::{GatedEdit, GatedEdits, Terms},
+        },
+        model::testing::{assert_close, random},
+    };
+
+    /// What is validated in training is what is served: two edits behind a gate, of two keys and of one, in one set.
+    #[test]
+    fn behind_a_gate_a_set_in_training_answers_as_it_does_in_service() {
+        const SHAPES: [(usize, usize); 2] = [(7, 5), (5, 7)];
+        let scalars = Scalars { sharpness: 8.0, threshold: 0.5, growth: 0.1 };
+        let mean = random(&[5], 2);
+        let gate = Arc::new(Gate { map: random(&[5, 5], 1), mean, scalars });
+        let base = Arc::new(DenseMatrices::new(vec![random(&[7, 5], 3), random(&[5, 7], 4)]));
+        let keys = random(&[3, 5], 5);
+        let owners = Owners { edits: vec![0, 0, 1], sets: vec![0; 3] };
+        let side = |(seed, (d_out, d_in)): (u64, (usize, usize))| Side {
+            u: random(&[3, d_in], 10 + seed),
+            delta: random(&[3, d_out], 20 + seed),
+            owners: owners.clone(),
+        };
+        let matrices: Vec<Side> = (0..).zip(SHAPES).map(side).collect();
+        let edit = |start: usize, rows: usize| {
+            let host =
+                |tensor: &Tensor| tensor.narrow(0, start, rows).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let terms = matrices.iter().map(|side| Terms { left: host(&side.delta), right: host(&side.u) });
+            Arc::new(GatedEdit::new(&gate, &keys.narrow(0, start, rows).unwrap(), terms.collect()).unwrap())
+        };
+        let served = GatedEdits::new(Arc::clone(&base), Arc::clone(&gate), vec![edit(0, 2), edit(2, 1)]).unwrap();
+        let served = served.begin_pass().unwrap();
+        let readings = gate.read(&keys).unwrap();
+        let sides = Sides { matrices, gating: Some(Gating { gate: Arc::clone(&gate), readings, owners }) };
+        let x = Tensor::cat(&[&keys, &random(&[4, 5], 6)], 0).unwrap();
+        let trained = Factored::new(&base, &sides, &[0], |_| vec![7]);
+
+        let [in_service, in_training] =
+            [served.as_ref(), &trained as &dyn Projection].map(|pass| pass.project(0, &x).unwrap());
+        assert_close(&in_training, &in_service, 1e-5);
+        let kept = Tensor::new(&[2u32, 6], x.device()).unwrap();
+        let [in_service, in_training] = [served.as_ref(), &trained as &dyn Projection].map(|pass| {
+            pass.keep_rows(&kept).unwrap();
+            pass.project(1, &in_service.index_select(&kept, 0).unwrap()).unwrap()
+        });
+        assert_close(&in_training, &in_service, 1e-5);
+        let silent = base.project(0, &x).unwrap();
+        let unlike = (trained.project(0, &x).unwrap() - silent).unwrap().abs().unwrap().sum_all().unwrap();
+        assert!(unlike.to_scalar::<f32>().unwrap() > 1e-2, "nobody spoke");
+    }
+}
